@@ -1,0 +1,3 @@
+"""kpusim: a cycle-approximate simulator of KPU accelerators."""
+
+__version__ = "0.1.0"
