@@ -1,0 +1,1 @@
+"""The simulation: a program on a machine, in time."""
