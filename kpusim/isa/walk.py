@@ -1,0 +1,347 @@
+"""Walking a program: the instructions that one queue executes, in order, with every operand a plain number.
+
+This is the sequencer and the address generators without their time: the reference simulation, the DMA queues and the
+functional execution all read programs through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from attrs import define, frozen
+
+from kpusim.errors import UserError
+from kpusim.isa.expr import Expr, compiled, names_in
+from kpusim.isa.program import (
+    Box,
+    Buffer,
+    Instruction,
+    Loop,
+    Node,
+    Operand,
+    Program,
+    Range,
+    Rows,
+    Section,
+    SemaphoreRef,
+    Tensor,
+    TensorMap,
+    View,
+)
+from kpusim.isa.tables import DTYPE_BITS, Row, instruction_rows
+
+__all__ = ["BoxAt", "Code", "ResolvedOperand", "RowsAt", "SectionCode", "SignalCode", "Step", "ViewAt", "section_codes"]
+
+Names = Mapping[str, int]
+Value = Callable[[Names], int]
+
+
+@frozen
+class ViewAt:
+    """A view with numbers: `sizes` elements from `starts` on, in slot `slot`, of tiles `tiles` (None: its own tile)."""
+
+    buffer: Buffer
+    slot: int
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    tiles: range | None
+
+    @property
+    def dtype(self) -> str:
+        """Element type."""
+        return self.buffer.dtype
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return _product(self.sizes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes, packed."""
+        return -(-self.elements * DTYPE_BITS[self.dtype] // 8)
+
+
+@frozen
+class BoxAt:
+    """A box with numbers: `sizes` elements from `starts` on; `clamped` is what of it lies inside the tensor."""
+
+    map: TensorMap
+    tensor: Tensor
+    number: int
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Element type."""
+        return self.tensor.dtype
+
+    @property
+    def clamped(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(starts, sizes) of the part inside the tensor; a size is 0 where nothing is."""
+        low = tuple(max(start, 0) for start in self.starts)
+        extents = zip(self.starts, self.sizes, self.tensor.shape, strict=True)
+        high = tuple(min(start + size, extent) for start, size, extent in extents)
+        return low, tuple(max(h - s, 0) for s, h in zip(low, high, strict=True))
+
+
+@frozen
+class RowsAt:
+    """An index list."""
+
+    table: str
+    values: tuple[int, ...]
+
+
+ResolvedOperand = ViewAt | BoxAt | RowsAt | int | float
+
+
+@frozen
+class SignalCode:
+    """A signal: the flat number of its semaphore as a function of the names (`dst` among them where `per_tile`)."""
+
+    number: Value
+    instant: str
+    per_tile: bool
+
+
+@define
+class Code:
+    """One instruction of a section, ready to be evaluated for any of its places."""
+
+    node: Instruction
+    row: Row
+    pc: int
+    operands: tuple[Callable[[Names], ResolvedOperand], ...]
+    options: dict[str, Value]
+    waits: tuple[Value, ...]
+    signals: tuple[SignalCode, ...]
+
+
+@define
+class Step:
+    """One execution of an instruction: its code, the values of all names, and how often it ran before on this queue."""
+
+    code: Code
+    names: dict[str, int]
+    iteration: int
+
+    def operands(self) -> tuple[ResolvedOperand, ...]:
+        """The operands, evaluated. Raises UserError where one leaves its buffer, table or tile range."""
+        try:
+            return tuple([operand(self.names) for operand in self.code.operands])
+        except (IndexError, ValueError) as error:
+            line = f", line {self.code.node.line}" if self.code.node.line else ""
+            raise UserError(str(error), where=f"pc {self.code.pc} ({self.code.node.op}{line})", found=self.names) from error
+
+    def option(self, name: str) -> int:
+        """The value of an option, or its default."""
+        value = self.code.options.get(name)
+        return self.code.row.options[name] if value is None else value(self.names)
+
+    def waits(self) -> list[int]:
+        """Flat numbers of the semaphores it waits for."""
+        return [wait(self.names) for wait in self.code.waits]
+
+    def signals(self, instant: str, tiles: range | None = None) -> list[tuple[int, int]]:
+        """(flat number, destination tile or -1) of what it signals at `instant`."""
+        result: list[tuple[int, int]] = []
+        for signal in self.code.signals:
+            if signal.instant != instant:
+                continue
+            if signal.per_tile and tiles is not None:
+                result += [(signal.number({**self.names, "dst": tile}), tile) for tile in tiles]
+            else:
+                result.append((signal.number(self.names), -1))
+        return result
+
+
+@define
+class SectionCode:
+    """A section, ready to be walked."""
+
+    section: Section
+    body: tuple[_LoopCode | Code, ...]
+    lets: tuple[tuple[str, Value], ...]
+
+    def names_at(self, place: int) -> dict[str, int]:
+        """The parameters of one place."""
+        names = {self.section.place_name: place}
+        for name, value in self.lets:
+            names[name] = value(names)
+        return names
+
+    def steps(self, place: int) -> Iterator[Step]:
+        """What the queue at `place` executes, in order. The names of a step stay as they are."""
+        return _run(self.body, self.names_at(place), {})
+
+
+@define
+class _LoopCode:
+    counter: str
+    low: Value
+    high: Value
+    body: tuple[_LoopCode | Code, ...]
+
+
+def _run(body: tuple[_LoopCode | Code, ...], names: dict[str, int], runs: dict[int, int]) -> Iterator[Step]:
+    for item in body:
+        if isinstance(item, Code):
+            iteration = runs.get(item.pc, 0)
+            runs[item.pc] = iteration + 1
+            yield Step(item, names, iteration)
+        else:
+            for counter in range(item.low(names), item.high(names)):
+                yield from _run(item.body, {**names, item.counter: counter}, runs)
+
+
+def section_codes(program: Program) -> list[SectionCode]:
+    """Every section of `program`, ready to be walked."""
+    return _Builder(program).sections()
+
+
+class _Builder:
+    """Turns expressions into functions and names into the things they name, once a program."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.tables = {table.name: table.values for table in program.tables}
+        self.buffers = {buffer.name: buffer for buffer in program.buffers}
+        self.maps = {item.name: item for item in program.maps}
+        self.tensors = {tensor.name: (number, tensor) for number, tensor in enumerate(program.tensors)}
+        self.semaphores = program.semaphore_layout()
+        self.pc = 0
+
+    def sections(self) -> list[SectionCode]:
+        result = []
+        for section in self.program.sections:
+            lets = tuple((name, self.value(expr)) for name, expr in section.lets)
+            result.append(SectionCode(section, self.body(section.body), lets))
+        return result
+
+    def body(self, nodes: tuple[Node, ...]) -> tuple[_LoopCode | Code, ...]:
+        result: list[_LoopCode | Code] = []
+        for node in nodes:
+            pc = self.pc
+            self.pc += 1
+            if isinstance(node, Loop):
+                body = self.body(node.body)
+                result.append(_LoopCode(node.counter, self.value(node.low), self.value(node.high), body))
+                self.pc += 1
+            else:
+                result.append(self.code(node, pc))
+        return tuple(result)
+
+    def code(self, node: Instruction, pc: int) -> Code:
+        return Code(
+            node=node,
+            row=instruction_rows()[node.op],
+            pc=pc,
+            operands=tuple(self.operand(operand) for operand in node.operands),
+            options={name: self.value(expr) for name, expr in node.options},
+            waits=tuple(self.semaphore(ref) for ref in node.waits),
+            signals=tuple(
+                SignalCode(
+                    self.semaphore(signal.target),
+                    signal.instant,
+                    "dst" in names_in(signal.target.instance) | names_in(signal.target.slot),
+                )
+                for signal in node.signals
+            ),
+        )
+
+    def value(self, expr: Expr) -> Value:
+        return compiled(expr, self.tables)
+
+    def semaphore(self, ref: SemaphoreRef) -> Value:
+        base, sem = self.semaphores[ref.semaphore]
+        instance, slot = self.value(ref.instance), self.value(ref.slot)
+
+        def number(names: Names) -> int:
+            i, s = instance(names), slot(names)
+            if not (0 <= i < sem.instances and 0 <= s < sem.slots):
+                raise UserError(
+                    "no such semaphore", found=f"{sem.name}[{i}][{s}]", allowed=f"{sem.instances} x {sem.slots} of them"
+                )
+            return base + i * sem.slots + s
+
+        return number
+
+    def operand(self, operand: Operand) -> Callable[[Names], ResolvedOperand]:
+        match operand:
+            case View():
+                return self.view(operand)
+            case Box():
+                return self.box(operand)
+            case Rows(table, start, count):
+                return self.rows(table, self.value(start), self.value(count))
+            case float():
+                return lambda names: operand
+            case _:
+                return self.value(operand)
+
+    def view(self, view: View) -> Callable[[Names], ViewAt]:
+        buffer = self.buffers[view.buffer]
+        slot = self.value(view.slot)
+        ranges = self.ranges(view.ranges or (Range(),) * len(buffer.shape), buffer.shape)
+        tiles = self.tiles(view)
+
+        def resolve(names: Names) -> ViewAt:
+            starts = tuple([start(names) for start, _ in ranges])
+            sizes = tuple([max(size(names), 0) for _, size in ranges])
+            at = ViewAt(buffer, slot(names), starts, sizes, tiles(names))
+            if not 0 <= at.slot < buffer.slots:
+                raise IndexError(f"{buffer.name} has {buffer.slots} slots; slot {at.slot} is none of them")
+            for start, size, extent in zip(starts, sizes, buffer.shape, strict=True):
+                if start < 0 or start + size > extent:
+                    raise IndexError(f"{buffer.name} is {buffer.shape}; {start} +: {size} leaves it")
+            return at
+
+        return resolve
+
+    def tiles(self, view: View) -> Callable[[Names], range | None]:
+        if view.tiles is None:
+            return lambda names: None
+        first, count, step = self.value(view.tiles.first), self.value(view.tiles.count), view.tiles.step
+        return lambda names: range(first(names), first(names) + count(names) * step, step)
+
+    def box(self, box: Box) -> Callable[[Names], BoxAt]:
+        item = self.maps[box.map]
+        number, tensor = self.tensors[item.tensor]
+        ranges = self.ranges(box.ranges, item.box)
+        return lambda names: BoxAt(
+            item,
+            tensor,
+            number,
+            tuple([start(names) for start, _ in ranges]),
+            tuple([max(size(names), 0) for _, size in ranges]),
+        )
+
+    def ranges(self, ranges: tuple[Range, ...], extents: tuple[int, ...]) -> list[tuple[Value, Value]]:
+        return [
+            (self.value(item.start), self.value(item.length) if item.length is not None else _constant(extent))
+            for item, extent in zip(ranges, extents, strict=True)
+        ]
+
+    def rows(self, table: str, start: Value, count: Value) -> Callable[[Names], RowsAt]:
+        values = self.tables[table]
+
+        def resolve(names: Names) -> RowsAt:
+            low, n = start(names), max(count(names), 0)
+            if low < 0 or low + n > len(values):
+                raise IndexError(f"table {table} has {len(values)} entries; {low} +: {n} leaves it")
+            return RowsAt(table, values[low : low + n])
+
+        return resolve
+
+
+def _constant(value: int) -> Value:
+    return lambda names: value
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
