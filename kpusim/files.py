@@ -1,0 +1,37 @@
+"""Files written whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kpusim.errors import UserError
+
+__all__ = ["atomic_path", "write_text_atomic"]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield `path` + ".part", an empty file; it becomes `path` on success and is removed on any exception.
+
+    Missing directories on the way are made. Raises UserError if `path` is a directory or cannot be written.
+    """
+    if path.is_dir():
+        raise UserError("is a directory, not a file", where=str(path))
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(b"")
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all. Raises UserError as `atomic_path` does."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
