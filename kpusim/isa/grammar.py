@@ -13,7 +13,8 @@ from kpusim.isa.tables import DTYPE_BITS
 __all__ = ["Grammar"]
 
 T = TypeVar("T")
-RESERVED = {*["wait", "signal", "read", "done", "end", "for", "let", "section", "step", "dst", "tile", "engine"], *FUNCTIONS}
+WORDS = ("wait", "signal", "read", "done", "end", "for", "let", "section", "step", "dst", "tile", "engine")
+RESERVED = {*WORDS, *FUNCTIONS}
 
 
 class Grammar:

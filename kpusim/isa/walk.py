@@ -118,8 +118,14 @@ class Code:
     waits: tuple[Value, ...]
     signals: tuple[SignalCode, ...]
 
+    @property
+    def where(self) -> str:
+        """How a message names this instruction."""
+        line = f", line {self.node.line}" if self.node.line else ""
+        return f"pc {self.pc} ({self.node.op}{line})"
 
-@define
+
+@define(eq=False)
 class Step:
     """One execution of an instruction: its code, the values of all names, and how often it ran before on this queue."""
 
@@ -132,8 +138,7 @@ class Step:
         try:
             return tuple([operand(self.names) for operand in self.code.operands])
         except (IndexError, ValueError) as error:
-            line = f", line {self.code.node.line}" if self.code.node.line else ""
-            raise UserError(str(error), where=f"pc {self.code.pc} ({self.code.node.op}{line})", found=self.names) from error
+            raise UserError(str(error), where=self.code.where, found=self.names) from error
 
     def option(self, name: str) -> int:
         """The value of an option, or its default."""
