@@ -36,7 +36,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 def room_of(module: str) -> str:
     """The room of `kpusim.room.x`; the package itself is the room ""."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,197 @@
+"""Machine files: TOML to `Machine` and back, with messages that point at the line."""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
+
+from kpusim.errors import UserError, did_you_mean
+from kpusim.machine.check import Impossible, KeyPath, toml_key
+from kpusim.machine.quantities import CLOCK, BadValue, parse, text
+from kpusim.machine.spec import Machine
+from kpusim.tomlfile import TomlFile, key_text, parse_toml, read_toml
+
+__all__ = ["load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
+
+_MACHINES = Path(__file__).parent.parent / "machines"
+
+
+def machine_names() -> tuple[str, ...]:
+    """Names of the machines that come with kpusim, sorted."""
+    return tuple(sorted(path.stem for path in _MACHINES.glob("*.toml")))
+
+
+def machine_file(name_or_path: str | Path) -> TomlFile:
+    """The file of a machine that comes with kpusim, or at a path. Raises UserError if there is none, or no TOML."""
+    names = machine_names()
+    if name_or_path in names:
+        return read_toml(_MACHINES / f"{name_or_path}.toml")
+    if Path(name_or_path).suffix == ".toml" or Path(name_or_path).exists():
+        return read_toml(Path(name_or_path))
+    raise UserError("unknown machine", found=str(name_or_path), allowed=[*names, "a path to a .toml file"])
+
+
+def load_machine(name_or_path: str | Path, sets: Sequence[str] = ()) -> Machine:
+    """The machine of that name, or of the TOML file at that path, with some of its quantities changed.
+
+    sets: changes such as "hbm.stacks=8" or "clock=1.2 GHz". Raises UserError, naming file, line and key (or the
+    change), for a machine that is unknown, unreadable, misspelt, measured in wrong units, or impossible.
+    """
+    return _structure(machine_file(name_or_path), sets)
+
+
+def parse_machine(toml: str, name: str = "machine", sets: Sequence[str] = ()) -> Machine:
+    """The machine that TOML text describes; `name` stands for the file in messages. Raises as `load_machine`."""
+    return _structure(parse_toml(toml, name), sets)
+
+
+def _structure(file: TomlFile, sets: Sequence[str]) -> Machine:
+    table = deepcopy(file.table)
+    changed = [_change(table, change) for change in sets]
+
+    def where(path: KeyPath) -> str:
+        if any(path[: len(key)] == key for key in changed):
+            return f"--set {'.'.join(path)}"
+        return file.where(path)
+
+    try:
+        machine: Machine = _converter(_clock_hz(table)).structure(table, Machine)
+        return machine
+    except cattrs.ClassValidationError as group:
+        path, error = min(_leaves(group, ()), key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
+        raise _user_error(table, path, error, where, changed) from None
+
+
+def _change(table: dict[str, Any], change: str) -> KeyPath:
+    """Apply one change such as "hbm.stacks=8" to a machine's table; its key."""
+    name, equals, value = change.partition("=")
+    path = tuple(part.strip() for part in name.split("."))
+    if not (equals and all(path)):
+        raise UserError("not a change", where=f"--set {change}", allowed='table.key=value, such as "hbm.stacks=8"')
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{part!r} has no keys below it", where=f"--set {name}")
+    try:
+        table[path[-1]] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[path[-1]] = value.strip()  # a quantity needs no quotes on the command line
+    return path
+
+
+def _clock_hz(table: Mapping[str, Any]) -> int:
+    """The clock that other quantities are converted with; structuring complains about a bad one."""
+    try:
+        return max(1, int(parse(table.get("clock"), CLOCK, 1)))
+    except BadValue:
+        return 1
+
+
+def _converter(clock_hz: int) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def quantity(found: object, kind: Any) -> object:
+        return parse(found, kind.__metadata__[0], clock_hz)
+
+    def table_hook(cls: type) -> Callable[[Any, Any], Any]:
+        renames = {a.name: override(rename=toml_key(a)) for a in attrs.fields(cls)}
+        structure = make_dict_structure_fn(cls, converter, **renames)
+
+        def from_table(found: object, kind: Any) -> object:
+            if not isinstance(found, dict):
+                raise BadValue("not a table", f"a table with {', '.join(map(toml_key, attrs.fields(cls)))}")
+            return structure(found, kind)
+
+        return from_table
+
+    converter.register_structure_hook_factory(attrs.has, table_hook)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Annotated, quantity)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    converter.register_structure_hook(str, _exactly)
+    converter.register_structure_hook(bool, _exactly)
+    return converter
+
+
+def _choice(found: object, kind: Any) -> object:
+    if found not in get_args(kind):
+        raise BadValue("unknown", get_args(kind))
+    return found
+
+
+def _exactly(found: object, kind: type) -> object:
+    if type(found) is not kind:
+        raise BadValue("wrong type", "true, false" if kind is bool else "text in quotes")
+    return found
+
+
+def _leaves(error: BaseException, path: KeyPath, owner: type | None = None) -> Iterator[tuple[KeyPath, BaseException]]:
+    """The single errors inside a group of cattrs, each with its key path in the file."""
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, cattrs.AttributeValidationNote):
+            assert owner is not None
+            path = (*path, toml_key(attrs.fields_dict(owner)[note.name]))
+        elif isinstance(note, cattrs.IterableValidationNote):
+            path = (*path, str(note.index))
+    if isinstance(error, cattrs.BaseValidationError):
+        for child in error.exceptions:
+            yield from _leaves(child, path, error.cl)
+    else:
+        yield path, error
+
+
+def _user_error(
+    table: Mapping[str, Any],
+    path: KeyPath,
+    error: BaseException,
+    where: Callable[[KeyPath], str],
+    changed: Sequence[KeyPath],
+) -> UserError:
+    """The message for one error of structuring."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        keys = [toml_key(a) for a in attrs.fields(error.cl)]
+        extra = next(key for key in _at(table, path) if key in error.extra_fields)
+        return UserError("unknown key", where=where((*path, extra)), allowed=keys, hint=did_you_mean(extra, keys))
+    if isinstance(error, KeyError):
+        return UserError("missing", where=where(path))
+    if isinstance(error, Impossible):
+        path = next((key for key in error.keys if key in changed), error.keys[0])
+    elif not isinstance(error, BadValue):
+        error = BadValue("not a table", "a table")
+    return UserError(error.problem, where=where(path), found=_at(table, path), allowed=error.allowed)
+
+
+def _at(table: Any, path: KeyPath) -> Any:
+    for key in path:
+        table = table[key]
+    return table
+
+
+def machine_toml(machine: Machine) -> str:
+    """TOML text that `parse_machine` reads back as an equal machine."""
+
+    def show(value: Any, kind: Any) -> str:
+        if attrs.has(type(value)):
+            pairs = ((toml_key(a), show(getattr(value, a.name), a.type)) for a in attrs.fields(type(value)))
+        elif isinstance(value, Mapping):
+            pairs = ((key, show(entry, get_args(kind)[1])) for key, entry in value.items())
+        elif get_origin(kind) is Annotated and kind.__metadata__[0].units:
+            return json.dumps(text(value, kind.__metadata__[0], machine.clock_hz))
+        else:
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return "{ " + ", ".join(f"{key} = {entry}" for key, entry in pairs) + " }"
+
+    lines: list[str] = []
+    for attribute in attrs.fields(Machine):
+        value = getattr(machine, attribute.name)
+        if not attrs.has(type(value)):
+            lines.append(f"{toml_key(attribute)} = {show(value, attribute.type)}")
+            continue
+        lines += ["", f"[{attribute.name}]"]
+        lines += [f"{toml_key(a)} = {show(getattr(value, a.name), a.type)}" for a in attrs.fields(type(value))]
+    return "\n".join(lines) + "\n"
