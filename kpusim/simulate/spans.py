@@ -1,7 +1,7 @@
 """Spans: what each unit did and when, recorded as fast as CPython allows.
 
-A span is one instruction on one unit. Spans are packed into a byte buffer one at a time and handed on as numpy
-rows, 65536 at once: the simulation pays about 0.3 us a span, and whoever listens works on whole columns.
+A span is one instruction on one unit. Spans are packed into a byte buffer one at a time and handed on as
+numpy rows, 65536 at once: the simulation pays about 0.3 us a span, and whoever listens sees whole columns.
 """
 
 import struct
@@ -36,8 +36,8 @@ SPAN: np.dtype[np.void] = np.dtype(
     ]
 )
 """One row a span. Times are cycles since the operator's start, rows count from the operator's first span.
-stall_dma, _matrix, _vector and _barrier are cycles between the end of the unit's previous span and start_cycle;
-stall_engine and _memory are cycles inside [start_cycle, end_cycle)."""
+stall_dma, _matrix, _vector and _barrier are cycles between the end of the unit's previous span and
+start_cycle; stall_engine and _memory are cycles inside [start_cycle, end_cycle)."""
 
 Rows = npt.NDArray[np.void]
 """Shape [n], dtype SPAN."""
@@ -72,8 +72,8 @@ class Record(Protocol):
 class SpanBuffer:
     """Collects the spans of one operator and hands them to `sink` in the order of recording.
 
-    `sink` gets arrays of ROWS rows that are its own to keep, and fewer at `flush`. A row's number is its index in
-    the order of recording.
+    `sink` gets arrays of ROWS rows that are its own to keep, and fewer at `flush`. A row's number is its
+    index in the order of recording.
     """
 
     record: Record

@@ -1,0 +1,1 @@
+"""The cycle trace: a NeXus-conforming HDF5 file that is written while a program runs and read afterwards."""
