@@ -19,7 +19,7 @@ Operands: a view `buffer[slot]`, `buffer[slot][n, start +: n, :]`, with ` @ tile
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kpusim.errors import UserError
@@ -51,6 +51,7 @@ from kpusim.isa.tables import instruction_rows
 __all__ = ["assemble", "read_program"]
 
 ALIGNMENT = 64  # bytes: a buffer without `at` starts at a multiple of one bank access
+LOOPS = 16  # within each other: what a sequencer has counters for
 
 
 def read_program(path: Path) -> Program:
@@ -112,7 +113,10 @@ class _Assembler(Grammar):
     def tensor(self) -> None:
         name, dtype, shape = self.new_name(), self.dtype(), self.shape(1, 3)
         role = self.one_of(("in", "out", "inout"))
+        at = self.c.token
         block = self.shape(2, 2) if self.c.accept("blocked") else ()
+        if block and len(shape) < 2:
+            self.c.fail("blocks are over the last two dimensions of a tensor; this one has a single one", at)
         self.tensors[name] = Tensor(name, dtype, shape, role, block)
 
     def map(self) -> None:
@@ -132,14 +136,14 @@ class _Assembler(Grammar):
         slots = self.bracketed()
         shape = self.shape(1, 3)
         behind = max((buffer.end for buffer in self.buffers.values()), default=0)
-        offset = c.integer() if c.accept("at") else -(-behind // ALIGNMENT) * ALIGNMENT
+        offset = self.at_least(0, "an offset") if c.accept("at") else -(-behind // ALIGNMENT) * ALIGNMENT
         self.buffers[name] = Buffer(name, dtype, slots, shape, offset)
 
     def semaphore(self) -> None:
         c = self.c
         name, instances, slots = self.new_name(), self.bracketed(), self.bracketed()
-        init = c.integer() if c.accept("init") else 0
-        join = self.positive("producers") if c.accept("join") else 1
+        init = self.at_least(0, "the initial count") if c.accept("init") else 0
+        join = self.at_least(1, "the number of producers") if c.accept("join") else 1
         self.semaphores[name] = Semaphore(name, instances, slots, init, join)
 
     def table(self) -> None:
@@ -166,12 +170,12 @@ class _Assembler(Grammar):
         queue = 0
         if unit == "dma":
             c.expect("queue")
-            queue = c.integer()
+            queue = self.at_least(0, "a queue")
         c.expect("engines" if unit == "dma" else "tiles")
-        first = c.integer()
+        first = self.at_least(0, "a tile or engine")
         c.expect("..")
-        last = c.integer()
-        step = self.positive("a step") if c.accept("step") else 1
+        last = self.at_least(first + 1, "the end of the places")
+        step = self.at_least(1, "a step") if c.accept("step") else 1
         c.end_line()
         self.scope = ["engine" if unit == "dma" else "tile"]
         lets: list[tuple[str, Expr]] = []
@@ -194,6 +198,9 @@ class _Assembler(Grammar):
         c = self.c
         line = c.token.line
         counter = self.new_name(local=True)
+        self.loops += 1
+        if self.loops > LOOPS:
+            c.fail(f"more than {LOOPS} loops within each other", c.token)
         c.expect("=")
         low = self.expression()
         c.expect("..")
@@ -202,6 +209,7 @@ class _Assembler(Grammar):
         self.scope.append(counter)
         body = self.body()
         self.scope.pop()
+        self.loops -= 1
         c.end_line()
         return Loop(counter, low, high, body, line=line)
 
@@ -216,7 +224,7 @@ class _Assembler(Grammar):
         options: list[tuple[str, Expr]] = []
         while c.token.kind != "newline" and c.token.text not in ("wait", "signal"):
             if c.token.kind == "name" and c.peek("=", 1):
-                options.append(self.option(mnemonic.text))
+                options.append(self.option(mnemonic.text, dict(options)))
             elif options:
                 c.fail("syntax", c.token, "an option: operands come before options")
             else:
@@ -239,11 +247,13 @@ class _Assembler(Grammar):
         if self.c.token.kind == "newline" and (self.c.peek("wait", 1) or self.c.peek("signal", 1)):
             self.c.take()
 
-    def option(self, mnemonic: str) -> tuple[str, Expr]:
+    def option(self, mnemonic: str, given: Mapping[str, Expr]) -> tuple[str, Expr]:
         name = self.c.take()
         allowed = instruction_rows()[mnemonic].options
         if name.text not in allowed:
             self.c.fail(f"{mnemonic} has no such option", name, [*allowed] or "no options")
+        if name.text in given:
+            self.c.fail("this option is given already", name)
         self.c.expect("=")
         return name.text, self.expression()
 
@@ -278,7 +288,7 @@ class _Assembler(Grammar):
         if c.accept("@"):
             first = self.expression()
             count = self.expression() if c.accept("+:") else Const(1)
-            tiles = TileSet(first, count, self.positive("a step") if c.accept("step") else 1)
+            tiles = TileSet(first, count, self.at_least(1, "a step") if c.accept("step") else 1)
         return View(buffer.name, slot, ranges, tiles)
 
     def range(self) -> Range:

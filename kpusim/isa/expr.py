@@ -24,6 +24,8 @@ __all__ = [
     "ceiling_division",
     "compiled",
     "fold",
+    "height",
+    "illegal",
     "maximum",
     "minimum",
     "names_in",
@@ -104,7 +106,7 @@ Expr = Const | Name | Binary | Call | Lookup
 
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2}
 FUNCTIONS = ("min", "max", "cdiv")
-ATOM = 3
+HEIGHT = 64  # levels of an expression: Python compiles no more than 200 brackets
 
 
 def as_expr(value: object) -> Expr:
@@ -144,6 +146,26 @@ def names_in(expr: Expr) -> frozenset[str]:
 def tables_in(expr: Expr) -> frozenset[str]:
     """The tables that `expr` reads."""
     return frozenset(node.table for node in walk(expr) if isinstance(node, Lookup))
+
+
+def height(expr: Expr) -> int:
+    """Levels of the tree: 1 for a number or a name."""
+    return 1 + max((height(child) for child in children(expr)), default=0)
+
+
+def illegal(expr: Expr) -> str | None:
+    """Why `expr` itself (its parts are legal) is none that a machine can step, or None."""
+    match expr:
+        case Binary("*", left, right) if not isinstance(left, Const) and not isinstance(right, Const):
+            return "one side of a product must be a constant"
+        case Binary("//" | "%", _, right) if not (isinstance(right, Const) and right.value > 0):
+            return "a divisor must be a positive constant"
+        case Call("cdiv", args) if not (len(args) == 2 and isinstance(args[1], Const) and args[1].value > 0):
+            return "cdiv takes a value and a positive constant"
+        case Call(function, args) if len(args) < 2:
+            return f"{function} takes two values or more"
+        case _:
+            return f"an expression has at most {HEIGHT} levels" if height(expr) > HEIGHT else None
 
 
 def fold(expr: Expr) -> Expr:
@@ -256,9 +278,7 @@ class _Table:
         raise IndexError(f"table {self.name} has {len(self.values)} entries; index {index} is outside")
 
 
-def bounds(
-    expr: Expr, ranges: Mapping[str, tuple[int, int]], tables: Mapping[str, Sequence[int]]
-) -> tuple[int, int]:
+def bounds(expr: Expr, ranges: Mapping[str, tuple[int, int]], tables: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     """Least and greatest value of `expr`, each name in its closed range (interval arithmetic: never too narrow)."""
     match expr:
         case Const(value):
@@ -267,7 +287,7 @@ def bounds(
             return ranges[id]
         case Lookup(table, index):
             low, high = bounds(index, ranges, tables)
-            window = tables[table][max(low, 0) : high + 1]
+            window = tables[table][max(low, 0) : max(high + 1, 0)]
             return (min(window), max(window)) if len(window) else (0, 0)
         case Call(function, args):
             spans = [bounds(arg, ranges, tables) for arg in args]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from kpusim.isa.expr import FUNCTIONS, Binary, Call, Const, Expr, Lookup, Name
+from kpusim.isa.expr import FUNCTIONS, HEIGHT, Binary, Call, Const, Expr, Lookup, Name, illegal
 from kpusim.isa.lexer import Cursor, Token
 from kpusim.isa.program import Buffer, Semaphore, Table, Tensor, TensorMap
 from kpusim.isa.tables import DTYPE_BITS
@@ -28,6 +28,8 @@ class Grammar:
         self.semaphores: dict[str, Semaphore] = {}
         self.tables: dict[str, Table] = {}
         self.scope: list[str] = []
+        self.loops = 0
+        self._nesting = 0
 
     # --- names, numbers, lists ------------------------------------------------------------------------------------
 
@@ -59,25 +61,25 @@ class Grammar:
         """A dtype of `isa/dtypes.toml`."""
         return self.one_of([*DTYPE_BITS])
 
-    def positive(self, what: str) -> int:
-        """An integer of at least 1."""
+    def at_least(self, least: int, what: str) -> int:
+        """An integer of at least `least`."""
         token = self.c.token
         value = self.c.integer()
-        if value < 1:
-            self.c.fail(f"{what} must be at least 1", token)
+        if value < least:
+            self.c.fail(f"{what} must be at least {least}", token)
         return value
 
     def bracketed(self) -> int:
         """`[n]` with n at least 1."""
         self.c.expect("[")
-        value = self.positive("a count")
+        value = self.at_least(1, "a count")
         self.c.expect("]")
         return value
 
     def shape(self, least: int, most: int) -> tuple[int, ...]:
         """`[a, b, ...]` of positive sizes."""
         at = self.c.expect("[")
-        sizes = self.listed(lambda: self.positive("a size"))
+        sizes = self.listed(lambda: self.at_least(1, "a size"))
         self.c.expect("]")
         if not least <= len(sizes) <= most:
             self.c.fail(f"{len(sizes)} dimensions", at, f"{least} to {most}" if least < most else str(least))
@@ -94,10 +96,14 @@ class Grammar:
 
     def expression(self) -> Expr:
         """Sums of terms."""
+        self._nesting += 1
+        if self._nesting > HEIGHT:
+            self.c.fail(f"more than {HEIGHT} brackets within each other", self.c.token)
         left = self.term()
         while self.c.token.text in ("+", "-"):
-            op = self.c.take().text
-            left = Binary(op, left, self.term())
+            op = self.c.take()
+            left = self._legal(Binary(op.text, left, self.term()), op)
+        self._nesting -= 1
         return left
 
     def term(self) -> Expr:
@@ -105,25 +111,22 @@ class Grammar:
         left = self.atom()
         while self.c.token.text in ("*", "//", "%"):
             op = self.c.take()
-            right = self.atom()
-            self._check_operator(op, left, right)
-            left = Binary(op.text, left, right)
+            left = self._legal(Binary(op.text, left, self.atom()), op)
         return left
 
-    def _check_operator(self, op: Token, left: Expr, right: Expr) -> None:
-        if op.text == "*" and not isinstance(left, Const) and not isinstance(right, Const):
-            self.c.fail("one side of a product must be a constant", op)
-        if op.text != "*" and not (isinstance(right, Const) and right.value > 0):
-            self.c.fail("a divisor must be a positive constant", op)
+    def _legal(self, expr: Expr, at: Token) -> Expr:
+        problem = illegal(expr)
+        if problem is not None:
+            self.c.fail(problem, at)
+        return expr
 
     def atom(self) -> Expr:
         """A number, a name, a look-up, a call or an expression in brackets."""
         c = self.c
-        token = c.take()
-        if token.text == "-":
-            return Const(-int(c.kind("int", "an integer").text, 0))
-        if token.kind == "int":
-            return Const(int(token.text, 0))
+        token = c.token
+        if token.text == "-" or token.kind == "int":
+            return Const(c.integer())
+        c.take()
         if token.text == "(":
             inner = self.expression()
             c.expect(")")
@@ -145,9 +148,4 @@ class Grammar:
         self.c.expect("(")
         args = self.listed(self.expression)
         self.c.expect(")")
-        if function.text == "cdiv":
-            if len(args) != 2 or not (isinstance(args[1], Const) and args[1].value > 0):
-                self.c.fail("cdiv takes a value and a positive constant", function)
-        elif len(args) < 2:
-            self.c.fail(f"{function.text} takes two values or more", function)
-        return Call(function.text, args)
+        return self._legal(Call(function.text, args), function)

@@ -13,9 +13,9 @@ from kpusim.errors import UserError
 __all__ = ["Cursor", "Token", "tokens"]
 
 PATTERN = re.compile(
-    r"(?P<space>[ \t\r]+|\#[^\n]*)"
+    r"(?a)(?P<space>[ \t\r]+|\#[^\n]*)"
     r"|(?P<newline>\n)"
-    r"|(?P<float>-?\d+\.\d+(?:e[+-]?\d+)?|-?\d+e[+-]?\d+|-?inf\b|nan\b)"
+    r"|(?P<float>-?\d+\.\d+(?:e[+-]?\d+)?|-?\d+e[+-]?\d+|-?inf\b)"
     r"|(?P<int>0x[0-9a-fA-F]+|\d+)"
     r"|(?P<name>[A-Za-z_][A-Za-z_0-9]*)"
     r"|(?P<punct>\+:|\.\.|//|[-+*%()\[\],=:@])"
@@ -112,9 +112,13 @@ class Cursor:
         return self.take()
 
     def integer(self) -> int:
-        """Consumes an integer, with its sign."""
+        """Consumes an integer of 64 bits, with its sign."""
         sign = -1 if self.accept("-") else 1
-        return sign * int(self.kind("int", "an integer").text, 0)
+        token = self.kind("int", "an integer")
+        digits = token.text
+        if len(digits) > 20 or int(digits, 16 if digits.startswith("0x") else 10) >= 1 << 63:
+            self.fail("an integer has at most 63 bits and a sign", token)
+        return sign * int(digits, 16 if digits.startswith("0x") else 10)
 
     def skip_newlines(self) -> None:
         """Consumes line ends."""
@@ -129,6 +133,4 @@ class Cursor:
 
     def fail(self, problem: str, token: Token, allowed: Iterable[str] | str | None = None) -> NoReturn:
         """Raises UserError at `token`."""
-        raise UserError(
-            problem, where=f"{self.source}:{token.line}:{token.column}", found=str(token), allowed=allowed
-        )
+        raise UserError(problem, where=f"{self.source}:{token.line}:{token.column}", found=str(token), allowed=allowed)

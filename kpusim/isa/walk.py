@@ -6,7 +6,7 @@ functional execution all read programs through it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from attrs import define, frozen
 
@@ -121,8 +121,7 @@ class Code:
     @property
     def where(self) -> str:
         """How a message names this instruction."""
-        line = f", line {self.node.line}" if self.node.line else ""
-        return f"pc {self.pc} ({self.node.op}{line})"
+        return _where(self.pc, self.node.op, self.node.line)
 
 
 @define(eq=False)
@@ -146,19 +145,25 @@ class Step:
         return self.code.row.options[name] if value is None else value(self.names)
 
     def waits(self) -> list[int]:
-        """Flat numbers of the semaphores it waits for."""
-        return [wait(self.names) for wait in self.code.waits]
+        """Flat numbers of the semaphores it waits for. Raises UserError where there is none of that index."""
+        try:
+            return [wait(self.names) for wait in self.code.waits]
+        except IndexError as error:
+            raise UserError(str(error), where=self.code.where, found=self.names) from error
 
     def signals(self, instant: str, tiles: range | None = None) -> list[tuple[int, int]]:
-        """(flat number, destination tile or -1) of what it signals at `instant`."""
+        """(flat number, destination tile or -1) of what it signals at `instant`. Raises UserError as `waits`."""
         result: list[tuple[int, int]] = []
-        for signal in self.code.signals:
-            if signal.instant != instant:
-                continue
-            if signal.per_tile and tiles is not None:
-                result += [(signal.number({**self.names, "dst": tile}), tile) for tile in tiles]
-            else:
-                result.append((signal.number(self.names), -1))
+        try:
+            for signal in self.code.signals:
+                if signal.instant != instant:
+                    continue
+                if signal.per_tile and tiles is not None:
+                    result += [(signal.number({**self.names, "dst": tile}), tile) for tile in tiles]
+                else:
+                    result.append((signal.number(self.names), -1))
+        except IndexError as error:
+            raise UserError(str(error), where=self.code.where, found=self.names) from error
         return result
 
 
@@ -171,34 +176,59 @@ class SectionCode:
     lets: tuple[tuple[str, Value], ...]
 
     def names_at(self, place: int) -> dict[str, int]:
-        """The parameters of one place."""
+        """The parameters of one place. Raises UserError where one looks up beyond a table."""
         names = {self.section.place_name: place}
         for name, value in self.lets:
-            names[name] = value(names)
+            try:
+                names[name] = value(names)
+            except IndexError as error:
+                line = f"line {self.section.line}: " * bool(self.section.line)
+                raise UserError(str(error), where=f"{line}let {name}", found=names) from error
         return names
 
-    def steps(self, place: int) -> Iterator[Step]:
-        """What the queue at `place` executes, in order. The names of a step stay as they are."""
-        return _run(self.body, self.names_at(place), {})
+    def steps(self, place: int, thin: Callable[[range], Iterable[int]] = iter) -> Iterator[Step]:
+        """What the queue at `place` executes, in order. The names of a step stay as they are.
+
+        `thin` may leave out some of a loop's counters, for who wants samples of what is executed.
+        Raises UserError where a bound looks up beyond a table.
+        """
+        return _run(self.body, self.names_at(place), {}, thin)
 
 
 @define
 class _LoopCode:
-    counter: str
+    node: Loop
+    pc: int
     low: Value
     high: Value
     body: tuple[_LoopCode | Code, ...]
 
+    def counters(self, names: Names) -> range:
+        try:
+            return range(self.low(names), self.high(names))
+        except IndexError as error:
+            raise UserError(str(error), where=_where(self.pc, "for", self.node.line), found=names) from error
 
-def _run(body: tuple[_LoopCode | Code, ...], names: dict[str, int], runs: dict[int, int]) -> Iterator[Step]:
+
+def _where(pc: int, op: str, line: int) -> str:
+    return f"pc {pc} ({op}, line {line})" if line else f"pc {pc} ({op})"
+
+
+def _run(
+    body: tuple[_LoopCode | Code, ...],
+    names: dict[str, int],
+    runs: dict[int, int],
+    thin: Callable[[range], Iterable[int]],
+) -> Iterator[Step]:
     for item in body:
         if isinstance(item, Code):
             iteration = runs.get(item.pc, 0)
             runs[item.pc] = iteration + 1
             yield Step(item, names, iteration)
         else:
-            for counter in range(item.low(names), item.high(names)):
-                yield from _run(item.body, {**names, item.counter: counter}, runs)
+            name = item.node.counter
+            for counter in thin(item.counters(names)):
+                yield from _run(item.body, {**names, name: counter}, runs, thin)
 
 
 def section_codes(program: Program) -> list[SectionCode]:
@@ -232,7 +262,7 @@ class _Builder:
             self.pc += 1
             if isinstance(node, Loop):
                 body = self.body(node.body)
-                result.append(_LoopCode(node.counter, self.value(node.low), self.value(node.high), body))
+                result.append(_LoopCode(node, pc, self.value(node.low), self.value(node.high), body))
                 self.pc += 1
             else:
                 result.append(self.code(node, pc))
@@ -266,9 +296,7 @@ class _Builder:
         def number(names: Names) -> int:
             i, s = instance(names), slot(names)
             if not (0 <= i < sem.instances and 0 <= s < sem.slots):
-                raise UserError(
-                    "no such semaphore", found=f"{sem.name}[{i}][{s}]", allowed=f"{sem.instances} x {sem.slots} of them"
-                )
+                raise IndexError(f"{sem.name} is [{sem.instances}][{sem.slots}]; there is no {sem.name}[{i}][{s}]")
             return base + i * sem.slots + s
 
         return number
