@@ -68,12 +68,11 @@ class Trace:
             stored = self._entry[f"program/block_{block}"]
             return {key: _array(dataset) for key, dataset in stored.items() if key != "text"}
 
-    def source_line(self, block: int, pc: int) -> str:
-        """The program line of an instruction, or "" where the program says nothing of lines."""
-        lines, numbers = self.program_text(block).splitlines(), self.program_arrays(block).get("line")
-        if numbers is None or pc >= len(numbers) or not 0 < numbers[pc] <= len(lines):
-            return ""
-        return str(lines[numbers[pc] - 1]).strip()
+    def source_lines(self, block: int) -> dict[int, str]:
+        """The program line of each pc, as far as the program says: by its array `line`, 1-based."""
+        lines, numbers = self.program_text(block).splitlines(), self.program_arrays(block).get("line", np.empty(0, int))
+        found = enumerate(numbers.tolist())
+        return {pc: lines[number - 1].strip() for pc, number in found if 0 < number <= len(lines)}
 
     def events(self, op: OpRun, columns: tuple[str, ...] = tuple(COLUMNS)) -> Columns:
         """All events of an operator run, times relative to its start, `released_by` to its first row."""
