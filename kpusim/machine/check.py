@@ -11,25 +11,34 @@ import attrs
 from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine.quantities import Dimension
+from kpusim.tomlfile import key_text
 
 if TYPE_CHECKING:
     from kpusim.machine.spec import Machine
 
-__all__ = ["Impossible", "KeyPath", "check", "toml_key"]
+__all__ = ["VECTOR_CLASSES", "Impossible", "KeyPath", "check", "toml_key"]
 
+VECTOR_CLASSES = ("add", "mul", "exp", "rsqrt", "reduce", "move")
 MAX_UNITS = 1 << 16  # unit ids have 16 bits in a trace
 
 KeyPath = tuple[str, ...]
 
 
 class Impossible(UserError):
-    """A machine that cannot be. `keys`: the TOML keys that contradict each other, the most telling one first."""
+    """A machine that cannot be.
 
-    def __init__(self, problem: str, *keys: KeyPath, allowed: Sequence[str] | str) -> None:
-        super().__init__(problem, where=".".join(keys[0]), allowed=allowed)
+    keys: the TOML keys that contradict each other, the most telling one first. wrong_key: the (first) key itself is
+    wrong, not its value.
+    """
+
+    def __init__(
+        self, problem: str, *keys: KeyPath, allowed: Sequence[str] | str | None = None, wrong_key: bool = False
+    ) -> None:
+        super().__init__(problem, where=key_text(keys[0]), allowed=allowed)
         self.problem = problem
         self.keys = keys
         self.allowed = allowed
+        self.wrong_key = wrong_key
 
 
 def toml_key(attribute: attrs.Attribute[Any]) -> str:
@@ -79,30 +88,33 @@ def _contradictions(machine: Machine) -> Iterator[Impossible]:
     yield from _multiple("hbm", "row", hbm.row_bytes, "interleave", hbm.interleave_bytes)
     if hbm.refresh_interval_cycles <= hbm.refresh_cycles:
         keys = ("hbm", "refresh_interval"), ("hbm", "refresh")
-        yield Impossible("no time is left between refreshes", *keys, allowed="more than hbm.refresh")
+        yield Impossible("no time is left between refreshes", *keys, allowed="hbm.refresh < hbm.refresh_interval")
 
 
 def _engines(machine: Machine) -> Iterator[Impossible]:
     if machine.chips != 1:
         yield Impossible("several chips cannot be simulated", ("chips",), allowed="1")
-    factors = DTYPE_GROUPS["factor"]
-    macs = machine.matrix.macs_per_cell
+    macs, lanes = machine.matrix.macs_per_cell, machine.vector.lane_cycles
+    yield from _keys(macs, DTYPE_GROUPS["factor"], ("matrix", "macs_per_cell"))
+    yield from _keys(lanes, VECTOR_CLASSES, ("vector", "lane_cycles"))
     if not macs:
-        yield Impossible("no dtype can be multiplied", ("matrix", "macs_per_cell"), allowed=factors)
-    for dtype in macs:
-        if dtype not in factors:
-            yield Impossible("not a dtype of factors", ("matrix", "macs_per_cell", dtype), allowed=factors)
-    classes = get_args(get_args(attrs.fields(type(machine.vector)).lane_cycles.type)[0])
-    for name in classes:
-        if name not in machine.vector.lane_cycles:
-            yield Impossible(f"{name!r} is missing", ("vector", "lane_cycles"), allowed=f"each of {', '.join(classes)}")
+        yield Impossible("no dtype can be multiplied", ("matrix", "macs_per_cell"), allowed=DTYPE_GROUPS["factor"])
+    for name in VECTOR_CLASSES:
+        if name not in lanes:
+            yield Impossible("missing", ("vector", "lane_cycles", name))
     units = 2 * machine.tiles.count + machine.dma_engines * machine.dma.queues
     if units > MAX_UNITS:
         keys = ("tiles", "rows"), ("tiles", "columns"), ("dma", "queues")
         yield Impossible(f"{units} units are too many", *keys, allowed=f"{MAX_UNITS} engines and DMA queues in all")
 
 
+def _keys(mapping: Mapping[str, int], allowed: Sequence[str], path: KeyPath) -> Iterator[Impossible]:
+    for key in mapping:
+        if key not in allowed:
+            yield Impossible("unknown key", (*path, key), allowed=allowed, wrong_key=True)
+
+
 def _multiple(table: str, key: str, value: int, of: str, step: int) -> Iterator[Impossible]:
     if value % step:
-        keys = (table, key), (table, of)
-        yield Impossible(f"not a multiple of {table}.{of}", *keys, allowed=f"a multiple of {step} B")
+        problem = f"{table}.{key} ({value} B) is not a multiple of {table}.{of} ({step} B)"
+        yield Impossible(problem, (table, key), (table, of))

@@ -11,11 +11,11 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
-from kpusim.errors import UserError, did_you_mean
+from kpusim.errors import UserError
 from kpusim.machine.check import Impossible, KeyPath, toml_key
 from kpusim.machine.quantities import CLOCK, BadValue, parse, text
 from kpusim.machine.spec import Machine
-from kpusim.tomlfile import TomlFile, key_text, parse_toml, read_toml
+from kpusim.tomlfile import TomlFile, parse_toml, read_toml
 
 __all__ = ["load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
 
@@ -101,7 +101,7 @@ def _converter(clock_hz: int) -> cattrs.Converter:
 
     def table_hook(cls: type) -> Callable[[Any, Any], Any]:
         renames = {a.name: override(rename=toml_key(a)) for a in attrs.fields(cls)}
-        structure = make_dict_structure_fn(cls, converter, **renames)
+        structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
 
         def from_table(found: object, kind: Any) -> object:
             if not isinstance(found, dict):
@@ -111,11 +111,15 @@ def _converter(clock_hz: int) -> cattrs.Converter:
         return from_table
 
     converter.register_structure_hook_factory(attrs.has, table_hook)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Annotated, quantity)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    converter.register_structure_hook_func(_is(Annotated), quantity)
+    converter.register_structure_hook_func(_is(Literal), _choice)
     converter.register_structure_hook(str, _exactly)
     converter.register_structure_hook(bool, _exactly)
     return converter
+
+
+def _is(origin: Any) -> Callable[[Any], bool]:
+    return lambda kind: get_origin(kind) is origin
 
 
 def _choice(found: object, kind: Any) -> object:
@@ -156,19 +160,22 @@ def _user_error(
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         keys = [toml_key(a) for a in attrs.fields(error.cl)]
         extra = next(key for key in _at(table, path) if key in error.extra_fields)
-        return UserError("unknown key", where=where((*path, extra)), allowed=keys, hint=did_you_mean(extra, keys))
+        return UserError("unknown key", where=where((*path, extra)), found=extra, allowed=keys)
     if isinstance(error, KeyError):
         return UserError("missing", where=where(path))
     if isinstance(error, Impossible):
         path = next((key for key in error.keys if key in changed), error.keys[0])
+        if error.wrong_key:
+            return UserError(error.problem, where=where(path), found=path[-1], allowed=error.allowed)
     elif not isinstance(error, BadValue):
         error = BadValue("not a table", "a table")
     return UserError(error.problem, where=where(path), found=_at(table, path), allowed=error.allowed)
 
 
 def _at(table: Any, path: KeyPath) -> Any:
+    """What stands at a key; None where nothing does."""
     for key in path:
-        table = table[key]
+        table = table.get(key)
     return table
 
 

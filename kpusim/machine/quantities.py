@@ -10,8 +10,8 @@ from attrs import frozen
 from quantiphy import InvalidNumber, Quantity
 
 __all__ = [
-    "Bandwidth",
     "BadValue",
+    "Bandwidth",
     "Clock",
     "Count",
     "Cycles",
@@ -28,7 +28,7 @@ _BINARY = re.compile(r"(\s*)([KMGT])i(?=B)")
 _HUGE = 1e30  # beyond any machine; keeps exact arithmetic on strangers' exponents short
 
 
-class _Quantity(Quantity):  # type: ignore[misc]
+class _Quantity(Quantity):
     """Quantiphy without the prefixes that eat the start of a unit: "1 cycle" is no hundredth of an "ycle"."""
 
 
@@ -38,11 +38,10 @@ _Quantity.set_prefs(input_sf="TGMKkmunp")
 class BadValue(ValueError):
     """A value that cannot stand where it stands; the loader adds the place."""
 
-    def __init__(self, problem: str, allowed: Iterable[str] | str | None = None, hint: str | None = None) -> None:
+    def __init__(self, problem: str, allowed: Iterable[str] | str) -> None:
         super().__init__(problem)
         self.problem = problem
         self.allowed = allowed
-        self.hint = hint
 
 
 @frozen

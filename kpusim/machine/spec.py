@@ -20,11 +20,8 @@ __all__ = [
     "Sram",
     "SramPorts",
     "Tiles",
-    "VectorClass",
     "VectorEngine",
 ]
-
-VectorClass = Literal["add", "mul", "exp", "rsqrt", "reduce", "move"]
 
 
 @frozen
@@ -57,11 +54,15 @@ class MatrixEngine:
 
 @frozen
 class VectorEngine:
-    """The vector engine of a tile. lane_cycles: cycles that one element occupies one lane, by class of operation."""
+    """The vector engine of a tile.
+
+    startup_cycles: paid by each instruction. lane_cycles: cycles that one element occupies one lane, by class of
+    operation: add, mul, exp, rsqrt, reduce, move.
+    """
 
     lanes: Count
     startup_cycles: Cycles
-    lane_cycles: Mapping[VectorClass, Count] = field(hash=False)
+    lane_cycles: Mapping[str, Count] = field(hash=False)
 
 
 @frozen
@@ -210,6 +211,18 @@ class Machine:
         if self.dma.placement == "row-ends":
             return engine // 2, (self.tiles.columns - 1) * (engine % 2)
         return divmod(engine, self.tiles.columns)
+
+    def peak_macs_per_cycle(self, dtype: str) -> int:
+        """Multiply-accumulates a cycle of all tiles; 0 for a dtype that the arrays cannot multiply."""
+        return self.tiles.count * self.matrix.rows * self.matrix.columns * self.matrix.macs_per_cell.get(dtype, 0)
+
+    def peak_flops(self, dtype: str) -> int:
+        """Peak operations a second, two a multiply-accumulate."""
+        return 2 * self.peak_macs_per_cycle(dtype) * self.clock_hz
+
+    def balance(self, dtype: str) -> Fraction:
+        """The ridge of the roofline in flop/byte: peak operations over attainable HBM bytes."""
+        return 2 * self.peak_macs_per_cycle(dtype) / self.hbm.attainable_bytes_per_cycle
 
     @cached_property
     def unit_names(self) -> tuple[str, ...]:
