@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -217,7 +218,7 @@ def export(file: Path, output: Path, as_json: bool) -> None:
 
     with open_trace(file) as trace:
         length = sum(op.events for op in trace.ops)
-        with click.progressbar(length=length, label="exporting", file=click.get_text_stream("stderr")) as bar:
+        with click.progressbar(length=length, label="exporting", file=sys.stderr) as bar:
             slices = export_perfetto(trace, output, bar.update)
     if as_json:
         _print_json({"output": str(output), "slices": slices})

@@ -74,6 +74,7 @@ class Accumulator:
         """What has been added so far."""
         width = 1 << self._shift
         sums = self._rest + width * (np.cumsum(self._slope, axis=1) - self._slope)
+        sums = np.maximum(sums, 0.0)  # rounding may leave -1e-13
         used = np.flatnonzero(self._rest.any(axis=0) | self._slope.any(axis=0))
         sums = sums[:, : used[-1] + 1] if len(used) else sums[:, :1]
         return Profile(np.concatenate((np.zeros((self._rows, 1)), np.cumsum(sums, axis=1)), axis=1), width)

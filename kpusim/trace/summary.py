@@ -116,20 +116,21 @@ def write_stalls(entry: h5py.Group, meta: TraceMeta, total: int, busy: Counts, s
 
 
 def write_roofline(entry: h5py.Group, meta: TraceMeta, ops: Sequence[OpRun]) -> None:
-    """Write a point for each operator with operations and HBM traffic, and the roof min(peak, bandwidth * intensity).
+    """Write the roof min(peak, bandwidth * intensity), and below it each operator with operations and HBM traffic.
 
-    Points come in order of intensity; at the roof's two ends and its knee the performance is NaN.
+    An operator is a vertical line from the roof down to its performance (three samples: roof, performance, NaN), so
+    that a viewer that draws lines only shows a lone operator too, and how far it is from the roof.
     """
     peak, bandwidth = meta.peak_flops_per_cycle, meta.peak_hbm_bytes_per_cycle
-    knee = peak / bandwidth
-    points: list[tuple[float, float, str]] = [(knee, float("nan"), "")]
+    points: list[tuple[float, float, str]] = [(peak / bandwidth, np.nan, "")]
     for op in ops:
         traffic = op.hbm_read_bytes + op.hbm_write_bytes
         if op.flops and traffic and op.cycles:
-            points.append((op.flops / traffic, op.flops / op.cycles, op.name))
+            x = op.flops / traffic
+            roof = min(peak, bandwidth * x)
+            points += [(x, roof, ""), (x, op.flops / op.cycles, op.name), (x, np.nan, "")]
     points.sort(key=lambda point: point[0])
-    low, high = points[0][0] / 4, points[-1][0] * 4
-    points = [(low, float("nan"), ""), *points, (high, float("nan"), "")]
+    points = [(points[0][0] / 4, np.nan, ""), *points, (points[-1][0] * 4, np.nan, "")]
     intensity = np.array([point[0] for point in points])
     scale = meta.clock_hz / 1e12
     chart = plot(entry, "roofline", f"Roofline (TFLOP/s): {meta.title}", "intensity", "performance", ("roof",))
