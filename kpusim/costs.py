@@ -30,8 +30,8 @@ def matmul_timer(
 
     An output-stationary array of R x C cells works through ceil(m/R) * ceil(n/C) folds, each for one tile of results.
     Folds that do not overlap take R + C + ceil(k/rate) - 2 cycles each and leave nothing to drain: the skew of the
-    operands (R + C - 2), then k steps at `macs_per_cell` a cycle (Samajdar et al., SCALE-Sim, ISPASS 2020, with k one
-    way and the array's sides the other; SCALE-Sim's own reports count one cycle less in all, from cycle 0).
+    operands, R + C - 2, then k steps at `macs_per_cell` a cycle (SCALE-Sim, Samajdar et al., arXiv:1811.02883; its
+    version 3.0.0 reports one cycle less in all, the number of the last cycle counted from 0).
     Overlapped folds occupy the array for ceil(k/rate) each, and the last result is visible R + C - 2 cycles later.
 
     Either way the array is occupied at least as long as its SRAM port takes for the operands (`a` once for each column

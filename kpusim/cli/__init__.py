@@ -1,8 +1,74 @@
-"""The command line."""
+"""The command line: a group whose commands are imported when they are called, and one place that handles errors."""
+
+from importlib import import_module
+from typing import Any
 
 import click
 
+from kpusim import __version__
+from kpusim.errors import UserError
 
-@click.group()
+__all__ = ["main"]
+
+# Command -> what `kpusim --help` says about it, without importing it. `kpusim/cli/NAME.py` defines `command`.
+COMMANDS = {
+    "run": "Simulate a workload file or one operator on a machine.",
+    "lower": "Write the program that an operator is lowered to.",
+    "exec": "Simulate a program from its text.",
+    "asm": "Assemble a program's text to its array form.",
+    "disasm": "Print the text of an assembled program.",
+    "machine": "List, draw and check machines.",
+    "trace": "Look into a trace file.",
+    "bench": "Measure the simulator's own speed and the quality of lowering.",
+}
+INTERRUPTED = 130
+
+
+class _Lazy(click.Group):
+    """A group of the `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"kpusim.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:  # click looks for near names among loaded commands only
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Lazy)
+@click.version_option(__version__, prog_name="kpusim")
 def main() -> None:
-    """Cycle-approximate simulator of KPU accelerators."""
+    """How many cycles an operator or a model takes on a KPU accelerator, and what everybody was waiting for.
+
+    \b
+    Examples:
+      kpusim run workloads/llama3-8b-layer.toml
+      kpusim run --op "gemm(m=2048, n=4096, k=4096)" --set hbm.stacks=8
+      kpusim machine show kpu-datacenter
+
+    `kpusim COMMAND --help` has more.
+    """
