@@ -56,7 +56,7 @@ def _structure(file: TomlFile, sets: Sequence[str]) -> Machine:
     changed = [_change(table, change) for change in sets]
 
     def where(path: KeyPath) -> str:
-        if any(path[: len(key)] == key for key in changed):
+        if any(path[: len(key)] == key[: len(path)] for key in changed):
             return f"--set {'.'.join(path)}"
         return file.where(path)
 

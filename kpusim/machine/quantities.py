@@ -109,7 +109,7 @@ def _number_and_unit(found: object, dimension: Dimension) -> tuple[Fraction, str
     if not quantity.units:
         raise BadValue("has no unit", allowed)
     if quantity.units not in dimension.units:
-        raise BadValue(f"wrong unit {quantity.units!r}", f"{allowed} (in {' or '.join(dimension.units)})")
+        raise BadValue("wrong unit", f"{allowed} (in {' or '.join(dimension.units)})")
     if not abs(quantity.real) < _HUGE:
         raise BadValue("not a finite number", allowed)
     digits = quantity.fixed(prec="full", show_units=False) if quantity.real else 0

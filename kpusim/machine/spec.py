@@ -168,6 +168,11 @@ class Hbm:
         """Bytes/cycle of all stacks that refresh leaves to an ideal stream."""
         return self.peak_bytes_per_cycle * self.attainable_fraction
 
+    @property
+    def alignment_bytes(self) -> int:
+        """Bytes after which the pattern of channels, rows and banks repeats: tensors aligned to it time alike."""
+        return self.channel_count * self.row_bytes * self.banks
+
 
 @frozen
 class FrontEnd:
