@@ -30,7 +30,18 @@ from kpusim.isa.program import (
 )
 from kpusim.isa.tables import DTYPE_BITS, Row, instruction_rows
 
-__all__ = ["BoxAt", "Code", "ResolvedOperand", "RowsAt", "SectionCode", "SignalCode", "Step", "ViewAt", "section_codes"]
+__all__ = [
+    "BoxAt",
+    "Code",
+    "ResolvedOperand",
+    "RowsAt",
+    "SectionCode",
+    "SignalCode",
+    "Step",
+    "ViewAt",
+    "instruction_place",
+    "section_codes",
+]
 
 Names = Mapping[str, int]
 Value = Callable[[Names], int]
@@ -121,7 +132,7 @@ class Code:
     @property
     def where(self) -> str:
         """How a message names this instruction."""
-        return _where(self.pc, self.node.op, self.node.line)
+        return instruction_place(self.pc, self.node.op, self.node.line)
 
 
 @define(eq=False)
@@ -207,10 +218,11 @@ class _LoopCode:
         try:
             return range(self.low(names), self.high(names))
         except IndexError as error:
-            raise UserError(str(error), where=_where(self.pc, "for", self.node.line), found=names) from error
+            raise UserError(str(error), where=instruction_place(self.pc, "for", self.node.line), found=names) from error
 
 
-def _where(pc: int, op: str, line: int) -> str:
+def instruction_place(pc: int, op: str, line: int) -> str:
+    """How a message names an instruction: pc 3 (matmul, line 17)."""
     return f"pc {pc} ({op}, line {line})" if line else f"pc {pc} ({op})"
 
 
