@@ -1,9 +1,7 @@
-"""The trace: what is written is read again, adds up, opens in the viewers, and is whole or not there."""
+"""The trace: what is written is read again, adds up, and opens in the viewers."""
 
 import gzip
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,108 +11,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trace_samples import META, PROGRAM, UNITS, accounts, spans, write
 
-from kpusim.cli.trace import command
-from kpusim.errors import UserError
 from kpusim.simulate.spans import NO_SPAN, ROWS, SPAN, STALLS, SpanBuffer
 from kpusim.trace.export import export_perfetto
 from kpusim.trace.hotspots import accounts_by_kind, hotspots
 from kpusim.trace.profile import Accumulator, Timeline
 from kpusim.trace.reader import open_trace
-from kpusim.trace.schema import BINS, CHUNK, TraceMeta, unit_kind
+from kpusim.trace.schema import BINS, CHUNK, unit_kind
 from kpusim.trace.writer import TraceWriter
-
-TILES, LOAD, MATMUL, ADD = 4, 1, 2, 3
-UNITS = (
-    *(f"chip0.tile{tile}.matrix" for tile in range(TILES)),
-    *(f"chip0.tile{tile}.vector" for tile in range(TILES)),
-    *(f"chip0.dma{engine}.q{queue}" for engine in range(2) for queue in range(2)),
-)
-DMA = 2 * TILES
-META = TraceMeta(
-    title="gemm on tiny",
-    version="0.0",
-    unit_names=UNITS,
-    clock_hz=1_830_000_000,
-    opcode_names={LOAD: "load", MATMUL: "matmul", ADD: "add"},
-    hbm_opcodes=frozenset({LOAD}),
-    machine_text="[hbm]\nstacks = 6\n",
-    workload_text="gemm",
-    options={"hbm.stacks": "8"},
-    peak_hbm_bytes_per_cycle=256.0,
-    peak_flops_per_cycle=2048.0,
-)
-PROGRAM = "tile:\n  load a\n  matmul c, a, b\n  add c, c\n"
-LINES = {"line": np.array([2, 3, 4])}
-
-
-def spans(count, seed=0):
-    """`count` spans of all units by turns: each unit waits, then works; back to back, in the order of rounds."""
-    rng = np.random.default_rng(seed)
-    rows = np.zeros(count, SPAN)
-    unit = np.arange(count) % len(UNITS)
-    dma = unit >= DMA
-    wait, work = rng.integers(0, 50, count), rng.integers(0, 100, count)
-    inside = np.where(dma, rng.integers(0, 30, count), 0)
-    for each in range(len(UNITS)):
-        mine = unit == each
-        end = np.cumsum((wait + work + inside)[mine])
-        rows["end_cycle"][mine] = end
-        rows["start_cycle"][mine] = end - (work + inside)[mine]
-    rows["done_cycle"] = rows["end_cycle"] + np.where(dma, rng.integers(0, 80, count), 0).astype(np.uint64)
-    rows["unit"] = unit
-    rows["opcode"] = np.where(dma, LOAD, np.where(unit < TILES, MATMUL, ADD))
-    rows["pc"] = rows["opcode"] - 1
-    rows["iteration"] = np.arange(count) // len(UNITS)
-    rows["released_by"] = np.where(np.arange(count) < 5, NO_SPAN, np.arange(count, dtype=np.uint64) - 5)
-    rows["bytes"] = np.where(dma, rng.integers(1, 4096, count), 0)
-    rows["stall_memory"] = inside
-    rows["stall_dma"] = np.where(dma, 0, wait)
-    rows["stall_barrier"] = np.where(dma, wait, 0)
-    return rows
-
-
-def accounts(rows):
-    """Busy [units] and stalls [units, causes] of spans, added up one by one."""
-    busy, stalls = np.zeros(len(UNITS), np.int64), np.zeros((len(UNITS), len(STALLS)), np.int64)
-    inside = rows["stall_memory"].astype(int) + rows["stall_engine"]
-    np.add.at(busy, rows["unit"], rows["end_cycle"].astype(int) - rows["start_cycle"].astype(int) - inside)
-    for number, cause in enumerate(STALLS):
-        np.add.at(stalls[:, number], rows["unit"], rows[f"stall_{cause}"])
-    return busy, stalls
-
-
-def write(path, blocks, runs, meta=META, pieces=ROWS):
-    """A trace of `blocks` (arrays of spans); runs: the blocks that run, one behind the other. Returns their starts."""
-    starts, start = [], 100
-    with TraceWriter(path, meta) as trace:
-        for rows in blocks:
-            trace.begin_block(PROGRAM, LINES)
-            for first in range(0, len(rows), pieces):
-                trace.rows(rows[first : first + pieces])
-            trace.end_block()
-        for number, block in enumerate(runs):
-            rows = blocks[block]
-            busy, stalls = accounts(rows)
-            cycles = int(rows["done_cycle"].max(initial=0)) + 7
-            loaded = int(rows["bytes"].sum())
-            trace.op(
-                name=f"op{number}", type="gemm", start=start, block=block, cycles=cycles, flops=1000 * cycles,
-                hbm_read_bytes=loaded, hbm_write_bytes=0, busy=busy, stalls=stalls, macs=500 * cycles,
-                launch_cycles=100, top_stall="dma", counters={"bytes.hbm": loaded, "launches": 1},
-            )  # fmt: skip
-            starts.append(start)
-            start += cycles + 13
-    return starts
-
-
-def check(file, *arguments):
-    result = CliRunner().invoke(command, [*map(str, arguments)], catch_exceptions=False)
-    assert result.exit_code == 0, file
-    return json.loads(result.stdout) if "--json" in arguments else result.output
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +258,19 @@ def test_default_leads_to_the_utilization(two_blocks):
         assert missing == []
 
 
+def test_roofline_shows_each_operator_below_the_roof(two_blocks):
+    with open_trace(two_blocks[0]) as trace, h5py.File(two_blocks[0]) as file:
+        chart = file["entry/roofline"]
+        names = chart["op_name"].asstr()[()].tolist()
+        for op in trace.ops:
+            at = names.index(op.name)
+            assert chart["intensity"][at] == pytest.approx(op.flops / op.hbm_read_bytes)
+            assert chart["performance"][at] == pytest.approx(1000 * META.clock_hz / 1e12)
+            assert chart["performance"][at - 1] == pytest.approx(chart["roof"][at]) and np.isnan(
+                chart["performance"][at + 1]
+            )
+
+
 def test_perfetto_export(two_blocks, tmp_path):
     path, blocks, runs, starts = two_blocks
     with open_trace(path) as trace:
@@ -372,168 +292,3 @@ def test_perfetto_export(two_blocks, tmp_path):
     for track in tracks.values():
         for before, after in pairwise(track):
             assert int(before["ts"] * 1e3) + int(before["dur"] * 1e3) <= int(after["ts"] * 1e3)
-
-
-# Whole or not there
-
-
-def test_an_exception_leaves_nothing(tmp_path):
-    for error in (KeyboardInterrupt, ValueError):
-        with pytest.raises(error), TraceWriter(tmp_path / "a.h5", META) as trace:
-            trace.begin_block("", {})
-            trace.rows(spans(2 * CHUNK))
-            raise error
-        assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failing_run_leaves_the_trace_before_it(tmp_path):
-    write(tmp_path / "a.h5", [spans(10)], [0])
-    kept = (tmp_path / "a.h5").read_bytes()
-    with pytest.raises(KeyboardInterrupt), TraceWriter(tmp_path / "a.h5", META):
-        raise KeyboardInterrupt
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.h5", kept)]
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_trace import *
-with TraceWriter(Path({path!r}), META) as trace:
-    trace.begin_block("", {{}})
-    rows = spans(3 * CHUNK + 100)
-    trace.rows(rows)
-    print("written", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_writer_leaves_no_trace_but_its_part(tmp_path, how):
-    path = tmp_path / "a.h5"
-    code = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
-        assert writer.stdout.readline() == b"written\n"
-        writer.send_signal(how)
-    if how == signal.SIGINT:
-        assert list(tmp_path.iterdir()) == []
-        return
-    assert [file.name for file in tmp_path.iterdir()] == ["a.h5.part"]
-    with pytest.raises(UserError, match=r"a\.h5\.part: is an unfinished trace"):
-        open_trace(tmp_path / "a.h5.part")
-    os.replace(tmp_path / "a.h5.part", path)
-    with pytest.raises(UserError, match="a.h5: cannot be read"):
-        open_trace(path)
-    with h5py.File(path, "r", swmr=True) as file:
-        events = file["entry/events"]
-        assert events["n_committed"][()] == 3 * CHUNK
-        for name in SPAN.names:
-            assert np.array_equal(events[name][: 3 * CHUNK], spans(3 * CHUNK + 100)[name][: 3 * CHUNK]), name
-
-
-def test_a_trace_can_be_followed_while_it_is_written(tmp_path):
-    with TraceWriter(tmp_path / "a.h5", META) as trace:
-        trace.begin_block("", {})
-        trace.rows(spans(CHUNK + 1))
-        with h5py.File(tmp_path / "a.h5.part", "r", swmr=True) as file:
-            assert file["entry/events/n_committed"][()] == CHUNK
-            assert np.array_equal(file["entry/events/pc"][()], spans(CHUNK + 1)["pc"][:CHUNK])
-            trace.end_block()
-
-
-# Bad input
-
-
-def test_what_is_no_trace_is_one_message(tmp_path):
-    good = tmp_path / "good.h5"
-    write(good, [spans(CHUNK)], [0])
-    data = good.read_bytes()
-    (tmp_path / "text.h5").write_text("hello")
-    (tmp_path / "empty.h5").write_bytes(b"")
-    (tmp_path / "cut.h5").write_bytes(data[: len(data) // 2])
-    h5py.File(tmp_path / "other.h5", "w").close()
-    (tmp_path / "newer.h5").write_bytes(data)
-    with h5py.File(tmp_path / "newer.h5", "r+") as file:
-        file["entry/kpusim"].attrs["schema_version"] = 99
-    (tmp_path / "part.h5").write_bytes(data)
-    with h5py.File(tmp_path / "part.h5", "r+") as file:
-        del file["entry/stalls"]
-    for name, problem in {
-        "none.h5": "no such file",
-        "text.h5": "is not an HDF5 file",
-        "empty.h5": "is not an HDF5 file",
-        ".": "is not an HDF5 file",
-        "cut.h5": "cannot be read, damaged or truncated",
-        "other.h5": "is an HDF5 file, but not a kpusim trace",
-        "newer.h5": "has trace schema 99, this kpusim reads 1",
-        "part.h5": "cannot be read, damaged or truncated",
-    }.items():
-        with pytest.raises(UserError) as caught:
-            open_trace(tmp_path / name)
-        assert str(caught.value).startswith(f"{tmp_path / name}: {problem}")
-        assert "\n" not in str(caught.value)
-
-
-def test_a_damaged_column_is_one_message(tmp_path):
-    path = tmp_path / "a.h5"
-    write(path, [spans(CHUNK)], [0])
-    with h5py.File(path) as file:
-        chunk = file["entry/events/pc"].id.get_chunk_info(0)
-    with open(path, "r+b") as file:
-        file.seek(chunk.byte_offset + chunk.size // 2)
-        file.write(b"\xff" * 20)
-    with open_trace(path) as trace, pytest.raises(UserError, match="a.h5: cannot be read"):
-        trace.events(trace.ops[0])
-
-
-def test_an_output_that_cannot_be_written_is_one_message(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "a.h5"):
-        with pytest.raises(UserError), TraceWriter(path, META):
-            pass
-
-
-# Commands
-
-
-def test_commands_print_tables_and_json(two_blocks, tmp_path):
-    path, blocks, _, _ = two_blocks
-    facts = check(path, "info", path, "--json")
-    assert facts["total_cycles"] and facts["units"] == {"matrix": 4, "vector": 4, "dma": 4}
-    assert facts["options"] == {"hbm.stacks": "8"} and facts["ops"][0]["counters"]["launches"] == 1
-    assert f"{facts['total_cycles']:,} cycles" in check(path, "info", path)
-
-    spots = check(path, "top", path, "--by", "stalls", "-n", "2", "--json")
-    assert len(spots) == 2 and spots[0]["stalled"] >= spots[1]["stalled"]
-    assert "matmul c, a, b" in check(path, "top", path)
-
-    table = check(path, "stalls", path, "--units", "chip0.tile3.*", "--json")
-    assert list(table["units"]) == ["chip0.tile3.matrix", "chip0.tile3.vector"]
-    assert "chip0.tile3.matrix" in check(path, "stalls", path, "--units", "chip0.tile3.*")
-
-    found = check(path, "events", path, "--unit", "chip0.dma1.q1", "--from", 500, "--to", 900, "--json")
-    assert found and {event["unit"] for event in found} == {"chip0.dma1.q1"}
-    assert all(event["end_cycle"] >= 500 and event["start_cycle"] < 900 for event in found)
-    assert "chip0.dma1.q1" in check(path, "events", path, "--unit", "chip0.dma1.q1", "--from", 500)
-
-    assert check(path, "export", path, "-o", tmp_path / "x.json.gz", "--json")["slices"] == sum(
-        len(blocks[block]) for block in (0, 1, 0)
-    )
-
-
-def test_a_misspelt_unit_is_one_message(two_blocks):
-    result = CliRunner().invoke(command, ["stalls", str(two_blocks[0]), "--units", "chip9.*"])
-    assert isinstance(result.exception, UserError) and "no unit matches; found 'chip9.*'" in str(result.exception)
-
-
-def test_roofline_shows_each_operator_below_the_roof(two_blocks):
-    with open_trace(two_blocks[0]) as trace, h5py.File(two_blocks[0]) as file:
-        chart = file["entry/roofline"]
-        names = chart["op_name"].asstr()[()].tolist()
-        for op in trace.ops:
-            at = names.index(op.name)
-            assert chart["intensity"][at] == pytest.approx(op.flops / op.hbm_read_bytes)
-            assert chart["performance"][at] == pytest.approx(1000 * META.clock_hz / 1e12)
-            assert chart["performance"][at - 1] == pytest.approx(chart["roof"][at]) and np.isnan(
-                chart["performance"][at + 1]
-            )
