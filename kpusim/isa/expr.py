@@ -19,6 +19,7 @@ __all__ = [
     "Lookup",
     "Name",
     "as_expr",
+    "as_table",
     "bounds",
     "ceil_div",
     "ceiling_division",
@@ -276,6 +277,11 @@ class _Table:
         if 0 <= index < len(self.values):
             return self.values[index]
         raise IndexError(f"table {self.name} has {len(self.values)} entries; index {index} is outside")
+
+
+def as_table(name: str, values: Sequence[int]) -> _Table:
+    """`values` as something to index; raises IndexError outside (also for negative indices)."""
+    return _Table(name, values)
 
 
 def bounds(expr: Expr, ranges: Mapping[str, tuple[int, int]], tables: Mapping[str, Sequence[int]]) -> tuple[int, int]:

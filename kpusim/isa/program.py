@@ -252,6 +252,14 @@ class Program:
                 yield pc, node, section
                 pc += 1
 
+    def first_pcs(self) -> list[int]:
+        """The pc of the first instruction of each section (of the next one where a section is empty)."""
+        pcs, pc = [], 0
+        for section in self.sections:
+            pcs.append(pc)
+            pc += sum(1 for _ in _flat(section.body))
+        return pcs
+
     def semaphore_layout(self) -> dict[str, tuple[int, Semaphore]]:
         """Name -> (flat number of instance 0, slot 0; declaration). Slots of an instance follow one another."""
         layout: dict[str, tuple[int, Semaphore]] = {}

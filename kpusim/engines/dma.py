@@ -1,0 +1,293 @@
+"""DMA engines: in-order queues whose transfers an engine serves chunk by chunk, in turn.
+
+A queue issues one instruction at a time: it takes its waits, is set up, and goes on to the next when the engine has
+taken its last chunk, so that transfers of one queue overlap. The engine takes a chunk every size / rate cycles from the
+next queue in turn, as long as the bytes that its chunks have under way stay within its limit. Completion is in order
+within a queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from math import lcm
+
+from attrs import define, field
+
+from kpusim.engines.fabric import BARRIER, CAUSES, ENGINE, MEMORY, Fabric
+from kpusim.engines.kernel import Kernel, Phase
+from kpusim.engines.transfer import NOTHING, Chunk, Transfer, transfer_of
+from kpusim.isa.walk import Step
+from kpusim.machine import Machine
+
+__all__ = ["DmaEngine", "DmaQueue", "Entry"]
+
+
+@define(eq=False)
+class Entry:
+    """An issued instruction of a queue until it has completed."""
+
+    step: Step
+    start: int
+    released: int  # the latest token it took
+    stalls: list[int]  # cycles by cause
+    ordinal: int
+    transfer: Transfer
+    granted: int = 0  # chunks the engine has taken
+    returned: int = 0  # chunks whose data is where it belongs, or on its way there
+    end: int = 0  # the engine is through with its last chunk
+    read: int = 0  # its source is free
+    arrivals: list[int] = field(factory=list)  # cycle of visibility, by destination
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left but to signal."""
+        return self.returned == len(self.transfer.chunks)
+
+
+class DmaEngine:
+    """One engine: it grants chunks of its queues in turn."""
+
+    def __init__(self, number: int, machine: Machine, fabric: Fabric):
+        dma = machine.dma
+        self.number = number
+        self._kernel, self._hbm, self._mesh = fabric.kernel, fabric.hbm, fabric.mesh
+        self._limit = dma.outstanding_bytes
+        self._ticks = lcm(dma.bytes_per_cycle.numerator, dma.rows_per_cycle.numerator)
+        self._byte_ticks = int(self._ticks / Fraction(dma.bytes_per_cycle))
+        self._row_ticks = int(self._ticks / Fraction(dma.rows_per_cycle))
+        self._free = 0
+        self._outstanding = 0
+        self._blocked_since = -1
+        self._armed = -1
+        self._turn: deque[DmaQueue] = deque()
+
+    def add(self, queue: DmaQueue) -> None:
+        """One more queue to serve."""
+        self._turn.append(queue)
+
+    def arm(self, time: int) -> None:
+        """Looks for a chunk to grant at `time` or as soon as the engine is free."""
+        time = max(time, self._free // self._ticks)
+        if self._armed < 0 or time < self._armed:
+            self._armed = time
+            self._kernel.at(time, Phase.GRANT, self.number, lambda: self._grant(time))
+
+    def _grant(self, time: int) -> None:
+        if self._armed != time:
+            return  # an earlier event has taken its place
+        self._armed = -1
+        later = None
+        for _ in range(len(self._turn)):
+            queue = self._turn[0]
+            self._turn.rotate(-1)
+            ready = queue.chunk_ready
+            if ready is None:
+                continue
+            if ready <= time:
+                self._serve(queue, time)
+                return
+            later = ready if later is None else min(later, ready)
+        if later is not None:
+            self.arm(later)
+
+    def _serve(self, queue: DmaQueue, now: int) -> None:
+        entry = queue.head
+        assert entry is not None
+        chunk = entry.transfer.chunks[entry.granted]
+        if self._outstanding and self._outstanding + chunk.size > self._limit:
+            self._turn.rotate(1)
+            self._blocked_since = now if self._blocked_since < 0 else self._blocked_since
+            return
+        waited = max(now - queue.served, 0)
+        blocked = min(now - self._blocked_since, waited) if self._blocked_since >= 0 else 0
+        entry.stalls[MEMORY] += blocked
+        entry.stalls[ENGINE] += waited - blocked
+        self._blocked_since = -1
+        self._outstanding += chunk.size
+        ticks = max(chunk.size * self._byte_ticks, chunk.rows * self._row_ticks)
+        self._free = max(self._free, now * self._ticks) + ticks
+        queue.served = entry.end = -(-self._free // self._ticks)
+        entry.granted += 1
+        self._send(queue, entry, chunk, now)
+        if entry.granted == len(entry.transfer.chunks):
+            queue.head, queue.clock = None, entry.end
+            queue.fetch()
+        self.arm(now)
+
+    def _send(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """The first leg of a chunk: HBM for a load, NoC for a store or a copy."""
+        transfer = entry.transfer
+        if transfer.kind == "load":
+            back = self._hbm.access(chunk.segments, now, write=False)
+            self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
+            return
+        copy = transfer.kind == "copy"
+        mesh = self._mesh
+        route = (
+            mesh.copy_route(transfer.source, transfer.tiles)
+            if copy
+            else mesh.store_route(transfer.source, self.number)
+        )
+        start, free = mesh.reserve(route, now, chunk.size)
+        queue.source_free(entry, free)
+        arrivals = mesh.arrivals(route, start, chunk.size)
+        if copy:
+            at = max(arrivals)
+            self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._landed(queue, entry, chunk, arrivals))
+        else:
+            at = arrivals[0]
+            self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
+
+    def _loaded(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """A load's data is back from HBM and sets out for its tiles."""
+        route = self._mesh.load_route(self.number, entry.transfer.tiles)
+        start, _ = self._mesh.reserve(route, now, chunk.size)
+        leaves = -(-start // self._mesh.ticks)
+        if leaves > now:
+            self._kernel.at(leaves, Phase.RETURN, queue.unit, lambda: self._release(chunk.size, leaves))
+        else:
+            self._release(chunk.size, now)
+        queue.source_free(entry, now)
+        queue.arrived(entry, self._mesh.arrivals(route, start, chunk.size))
+
+    def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """A store's data has reached HBM (which an addition reads first)."""
+        if entry.transfer.kind == "add":
+            now = self._hbm.access(chunk.segments, now, write=False)
+        done = self._hbm.access(chunk.segments, now, write=True)
+        self._kernel.at(done, Phase.RETURN, queue.unit, lambda: self._landed(queue, entry, chunk, [done]))
+
+    def _landed(self, queue: DmaQueue, entry: Entry, chunk: Chunk, arrivals: list[int]) -> None:
+        """A chunk is where it belongs."""
+        self._release(chunk.size, self._kernel.now)
+        queue.arrived(entry, arrivals)
+
+    def _release(self, size: int, now: int) -> None:
+        self._outstanding -= size
+        self.arm(now)
+
+
+class DmaQueue:
+    """One in-order queue of an engine: takes waits, issues, completes in order, signals."""
+
+    def __init__(self, unit: int, engine: DmaEngine, steps: Iterator[Step], fabric: Fabric):
+        self.unit, self.engine = unit, engine
+        self._steps, self._fabric = steps, fabric
+        self._kernel: Kernel = fabric.kernel
+        self._setup = fabric.machine.dma.setup_cycles
+        self.step: Step | None = None
+        self.waiting_for: int | None = None
+        self.finished = False
+        self.head: Entry | None = None  # what the engine is taking chunks of
+        self.served = 0  # end of the engine's last cycle for the head
+        self.clock = 0  # end of the last span
+        self._pending: list[int] = []
+        self._latest = 0  # greatest token that the next instruction took
+        self._stalls: list[int] = []
+        self._ordinal = 0
+        self._entries: deque[Entry] = deque()
+        self._last_done = self._last_read = 0
+        engine.add(self)
+
+    @property
+    def chunk_ready(self) -> int | None:
+        """The cycle from which the engine may take the next chunk; None if there is none."""
+        if self.head is None:
+            return None
+        return self.head.start + self._setup if self.head.granted == 0 else self.head.start
+
+    # Issue: waits, then start -----------------------------------------------------------------------------------------
+
+    def fetch(self) -> None:
+        """Goes on to the next instruction."""
+        self.step = next(self._steps, None)
+        if self.step is None or self.step.code.row.name == "halt":
+            self.step, self.finished = None, True
+            return
+        self._pending = self.step.waits()
+        self._latest, self._stalls = 0, [0] * len(CAUSES)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Takes the tokens it waits for, one after the other; comes back when a missing one is there."""
+        fabric = self._fabric
+        while self._pending:
+            number = self._pending[0]
+            token = fabric.semaphores[number].take(self._wait)
+            if token is None:
+                self.waiting_for = number
+                return
+            self._pending.pop(0)
+            self.clock = fabric.note_wait(number, token, self.clock, self._stalls)
+            self._latest = max(self._latest, token)
+        self.waiting_for = None
+        ready = max(self.clock, self._kernel.now)
+        self._kernel.at(ready, Phase.READY, self.unit, self._issue)
+
+    def _issue(self) -> None:
+        step, now, fabric = self.step, self._kernel.now, self._fabric
+        assert step is not None
+        transfer = NOTHING
+        if step.code.row.unit == "dma":
+            transfer = transfer_of(step, fabric.addresses, fabric.chunk_bytes)
+        entry = Entry(step, now, self._latest, self._stalls, self._ordinal, transfer, end=now)
+        entry.arrivals = [now] * max(len(transfer.tiles), 1)
+        self._ordinal += 1
+        self._entries.append(entry)
+        self.clock = now
+        if fabric.watcher is not None:
+            fabric.watcher.issue(self.unit, self.engine.number, step, now)
+        if transfer.chunks:
+            self.head, self.served = entry, now + self._setup
+            self.engine.arm(now + self._setup)
+            return
+        self._complete()
+        if step.code.row.name != "barrier":
+            self.fetch()
+
+    # Completion: in order ---------------------------------------------------------------------------------------------
+
+    def source_free(self, entry: Entry, time: int) -> None:
+        """Another chunk of `entry` leaves its source at cycle `time`; the last one of a store signals `read`."""
+        entry.read = max(entry.read, time)
+        if entry.granted == len(entry.transfer.chunks) and entry.transfer.kind != "load":
+            self._signal_read(entry, entry.read)
+
+    def arrived(self, entry: Entry, arrivals: list[int]) -> None:
+        """Another chunk of `entry` is there (or will be, at those cycles)."""
+        entry.returned += 1
+        entry.arrivals = [max(pair) for pair in zip(entry.arrivals, arrivals, strict=True)]
+        if entry.complete:
+            self._complete()
+
+    def _complete(self) -> None:
+        """Signals `done` of the oldest entries, as far as they are complete, and arrives at a barrier behind them."""
+        entries, fabric = self._entries, self._fabric
+        while entries and entries[0].complete:
+            entry = entries.popleft()
+            if entry.step.code.row.name == "barrier":
+                fabric.barrier.arrive(self.unit, max(entry.start, self._last_done), partial(self._leave, entry))
+                return
+            times = [max(time, self._last_done) for time in entry.arrivals]
+            self._last_done = max(times)
+            fabric.report(
+                self.unit, entry.step, (entry.start, entry.end, self._last_done), entry.released,
+                entry.transfer.size, entry.stalls,
+            )  # fmt: skip
+            if entry.transfer.kind == "load":
+                self._signal_read(entry, self._kernel.now)
+            fabric.signal(entry.step, "done", times, entry.transfer.tiles, self.unit, entry.ordinal)
+
+    def _signal_read(self, entry: Entry, time: int) -> None:
+        self._last_read = max(self._last_read, time)
+        self._fabric.signal(entry.step, "read", [self._last_read], entry.transfer.tiles, self.unit, entry.ordinal)
+
+    def _leave(self, entry: Entry, time: int) -> None:
+        """The barrier lets this queue go at cycle `time`."""
+        entry.stalls[BARRIER] += time - entry.start
+        self._fabric.report(self.unit, entry.step, (time, time, time), entry.released, 0, entry.stalls)
+        self.clock = self._last_done = time
+        self.fetch()

@@ -1,0 +1,80 @@
+"""The clock: SimPy's event queue with fixed phases within a cycle, and a plain run list for what needs no event.
+
+Everything shared happens here, in global time order. Within a cycle, events run by phase and, within a phase, by
+requester id; both go into SimPy's event priority, so that a simulation never depends on the order of insertion.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+import simpy
+
+__all__ = ["LAST_REQUESTER", "Kernel", "Phase"]
+
+REQUESTERS = 1 << 20  # ids a phase has room for
+LAST_REQUESTER = REQUESTERS - 1
+
+
+class Phase(IntEnum):
+    """The order of events within a cycle."""
+
+    PRIVATE = 0  # units of a tile, and signals
+    READY = 1  # heads of DMA queues
+    GRANT = 2  # DMA engines, with the HBM or NoC reservation of the request
+    RETURN = 3  # data that comes back, with the reservation of its way on
+
+
+class Kernel:
+    """Time in whole core cycles, from 0."""
+
+    def __init__(self) -> None:
+        self._environment = simpy.Environment()
+        self._runnable: deque[Callable[[], None]] = deque()
+
+    @property
+    def now(self) -> int:
+        """The current cycle."""
+        return int(self._environment.now)
+
+    def at(self, time: int, phase: Phase, requester: int, call: Callable[[], None]) -> None:
+        """Calls `call` at `time` (not before now), in its phase and in order of `requester`."""
+        environment = self._environment
+        now: int = environment._now  # type: ignore[assignment]  # only ints are ever scheduled
+        if time < now:
+            raise AssertionError(f"event at cycle {time} scheduled at cycle {now}")
+        event = _Call(environment, call)
+        environment.schedule(event, phase * REQUESTERS + requester, time - now)  # type: ignore[arg-type]
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Calls `call` after the current event: for units whose own clock runs ahead and that need no event."""
+        self._runnable.append(call)
+
+    def run(self) -> None:
+        """Runs until nothing is left to do."""
+        runnable = self._runnable
+        step = self._environment.step
+        while True:
+            while runnable:
+                runnable.popleft()()
+            try:
+                step()
+            except simpy.core.EmptySchedule:
+                return
+
+
+class _Call(simpy.Event):
+    """An event that calls one function."""
+
+    def __init__(self, environment: simpy.Environment, call: Callable[[], None]):
+        self.env = environment
+        self.callbacks: Any = [self._fire]
+        self._ok, self._value = True, None
+        self._defused = False
+        self._call = call
+
+    def _fire(self, event: simpy.Event) -> None:
+        self._call()

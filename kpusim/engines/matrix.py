@@ -1,0 +1,34 @@
+"""The matrix engine: what a matmul instruction occupies, and when its result is visible."""
+
+from __future__ import annotations
+
+from kpusim.costs import matmul_timer
+from kpusim.engines.work import Work
+from kpusim.isa.walk import Step, ViewAt
+from kpusim.machine import Machine
+
+__all__ = ["MatrixEngine"]
+
+
+class MatrixEngine:
+    """The closed forms of one machine's array, remembered by size."""
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+        self.works: dict[tuple[int, int, int, bool, str], Work] = {}
+
+    def work(self, m: int, n: int, k: int, accumulate: bool, dtype: str) -> Work:
+        """The work of one m x k times k x n instruction with factors of `dtype`."""
+        key = m, n, k, accumulate, dtype
+        if key not in self.works:
+            occupancy, drain = matmul_timer(self._machine, dtype, accumulate=accumulate)(m, n, k)
+            self.works[key] = Work(occupancy, drain, {f"macs.{dtype}": m * n * k})
+        return self.works[key]
+
+    def work_of(self, step: Step) -> Work:
+        """The work of a resolved matmul."""
+        out, a = step.operands()[:2]
+        assert isinstance(out, ViewAt) and isinstance(a, ViewAt)
+        n, k = out.sizes[-1], a.sizes[-1]
+        m = out.elements // n if n else 0
+        return self.work(m, n, k, step.option("accumulate") != 0, a.dtype)

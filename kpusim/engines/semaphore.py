@@ -1,0 +1,112 @@
+"""Semaphores that carry the times of their signals.
+
+A token is one integer, `time << KEY_BITS | key`: the cycle of the signal and the span that gave it (see `span_key`), so
+that the greater of two tokens is the later one and, within a cycle, that of the unit with the higher id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from kpusim.errors import UserError
+from kpusim.isa.program import Program
+
+__all__ = ["KEY_BITS", "KEY_MASK", "NO_SPAN", "ProgramError", "Semaphore", "check_rest", "make_semaphores", "span_key"]
+
+KEY_BITS = 64
+KEY_MASK = (1 << KEY_BITS) - 1
+ORDINAL_BITS = 40
+NO_SPAN = (1 << 64) - 1  # the key of no span
+
+
+def span_key(unit: int, ordinal: int) -> int:
+    """The key of a unit's `ordinal`-th span (from 0)."""
+    return unit << ORDINAL_BITS | ordinal
+
+
+class ProgramError(UserError):
+    """A program that no machine can run right: it deadlocks, or its semaphores do not add up."""
+
+
+class Semaphore:
+    """One semaphore: tokens that wait to be taken, and at most one queue that waits for a token.
+
+    With `join` producers, the k-th signal of each belongs to round k; a complete round is one token with the greatest
+    of its producers' tokens.
+    """
+
+    __slots__ = ("_completed", "_counts", "_rounds", "init", "join", "name", "strict", "tokens", "waiter")
+
+    def __init__(self, name: str, init: int, join: int, strict: bool = False):
+        self.name, self.init, self.join, self.strict = name, init, join, strict
+        self.tokens: deque[int] = deque([0] * init)
+        self.waiter: Callable[[], None] | None = None
+        self._counts: dict[int, int] = {}
+        self._completed = 0
+        self._rounds: deque[list[int]] = deque()
+
+    def signal(self, token: int, producer: int) -> None:
+        """One signal by queue `producer`, whose tokens never go back in time. Wakes the waiter if it completes a round.
+
+        Raises ProgramError if `strict` and the producer is a round ahead: a hardware counter would mistake its second
+        signal for another's first.
+        """
+        if self.join > 1:
+            counts, rounds = self._counts, self._rounds
+            signals = counts.get(producer, 0)
+            counts[producer] = signals + 1
+            place = signals - self._completed
+            if place == len(rounds):
+                if place and self.strict:
+                    raise ProgramError(f"signals {self.name} twice before the other producers have signalled once")
+                rounds.append([0, 0])
+            entry = rounds[place]
+            entry[0] += 1
+            if token > entry[1]:
+                entry[1] = token
+            if entry[0] < self.join:
+                return
+            token = rounds.popleft()[1]
+            self._completed += 1
+        self.tokens.append(token)
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            waiter()
+
+    def take(self, waiter: Callable[[], None]) -> int | None:
+        """The oldest token, or None: then `waiter` is called when there is one."""
+        if self.tokens:
+            return self.tokens.popleft()
+        self.waiter = waiter
+        return None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it is back at its initial count, with no round half signalled."""
+        return len(self.tokens) == self.init and not self._rounds
+
+    def settle(self, token: int) -> None:
+        """After a barrier at rest, its credits date from the barrier at the earliest."""
+        self.tokens = deque([max(old, token) for old in self.tokens])
+
+
+def make_semaphores(program: Program, strict: bool = False) -> list[Semaphore]:
+    """All semaphores of a program by flat number."""
+    return [
+        Semaphore(f"{sem.name}[{instance}][{slot}]", sem.init, sem.join, strict)
+        for sem in program.semaphores
+        for instance in range(sem.instances)
+        for slot in range(sem.slots)
+    ]
+
+
+def check_rest(semaphores: Sequence[Semaphore], when: str) -> None:
+    """Raises ProgramError unless every semaphore is back at its initial count."""
+    for sem in semaphores:
+        if not sem.at_rest:
+            count = len(sem.tokens)
+            raise ProgramError(
+                f"semaphore {sem.name} is not back at its initial count {when}", found=count, allowed=str(sem.init)
+            )

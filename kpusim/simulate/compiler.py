@@ -1,0 +1,304 @@
+"""Sections of private units as Python generators: one function a section, constants folded, with a clock of its own.
+
+The generated code does what `engines.private.PrivateUnit` does event by event, but yields only where a token is missing
+or at a barrier. Its text is built from checked integers, names of ours and nothing else. Loops without waits or signals
+whose instructions cost the same every time are added up instead of run, unless spans are recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kpusim.engines.fabric import Fabric
+from kpusim.engines.matrix import MatrixEngine
+from kpusim.engines.semaphore import KEY_BITS, KEY_MASK, NO_SPAN
+from kpusim.engines.vector import VectorEngine
+from kpusim.engines.work import NO_WORK
+from kpusim.errors import UserError
+from kpusim.isa.expr import Const, Expr, as_table, bounds, names_in, python_source, tables_in
+from kpusim.isa.program import Instruction, Loop, Node, Program, Section, SemaphoreRef, View
+from kpusim.isa.ranges import Ranges, inner_ranges, section_ranges, view_ranges
+from kpusim.isa.tables import DTYPE_BITS, Row, instruction_rows
+
+__all__ = ["SectionFunction", "compile_section"]
+
+SectionFunction = Callable[..., Iterator[None]]
+"""(place, unit): see `simulate.local`."""
+
+PRODUCT = " * "
+RELEASED = f"latest & {KEY_MASK} if t > c else {NO_SPAN}"
+
+
+def compile_section(program: Program, section: Section, first_pc: int, fabric: Fabric, units: Units) -> SectionFunction:
+    """The generator function of one section of a matrix or vector engine."""
+    writer = _Writer(program, section, first_pc, fabric, units)
+    source = writer.function()
+    scope = writer.scope
+    exec(compile(source, f"<section {section.unit} {section.first}..{section.last}>", "exec"), scope)
+    function: SectionFunction = scope["section"]
+    return function
+
+
+class Units:
+    """The cost models that generated code asks for the work of an instruction."""
+
+    def __init__(self, matrix: MatrixEngine, vector: VectorEngine):
+        self.matrix, self.vector = matrix, vector
+
+
+class _Writer:
+    def __init__(self, program: Program, section: Section, first_pc: int, fabric: Fabric, units: Units):
+        self.section, self.pc = section, first_pc
+        self.traced = fabric.span is not None
+        self.tables = {table.name: table.values for table in program.tables}
+        self.buffers = {buffer.name: buffer for buffer in program.buffers}
+        self.semaphores = program.semaphore_layout()
+        self.causes = fabric.causes
+        self.scope: dict[str, Any] = {
+            "matrix_work": units.matrix.work,
+            "vector_work": units.vector.work,
+            "NO_WORK": NO_WORK,
+            "S": fabric.semaphores,
+            "bad": _bad,
+            **{f"t_{name}": as_table(name, values) for name, values in self.tables.items()},
+        }
+        self.lines: list[str] = []
+        self.depth = 1
+
+    # --- text -----------------------------------------------------------------------------------------------------
+
+    def put(self, *lines: str) -> None:
+        self.lines += ["    " * self.depth + line for line in lines]
+
+    def text(self, expr: Expr) -> str:
+        return python_source(expr, lambda name: f"v_{name}", lambda name: f"t_{name}")
+
+    def function(self) -> str:
+        section = self.section
+        place = f"v_{section.place_name}"
+        self.put("t = done = busy = n = 0", "s0 = s1 = s2 = s3 = 0", "wake = me.wake", "unit = me.unit")
+        if self.traced:
+            self.put("key, span = me.key, me.span")
+        for name, value in section.lets:
+            self.put(f"v_{name} = {self.text(value)}")
+        ranges = section_ranges(section, self.tables)
+        self.hoist(section.body, self.pc, frozenset(ranges), frozenset())
+        self.body(section.body, ranges)
+        self.put("me.finish(t, done, busy, (s0, s1, s2, s3), n)", "yield")
+        return "\n".join([f"def section({place}, me):", *self.lines]) + "\n"
+
+    # --- works: computed in the outermost loop in which their sizes are known -----------------------------------------
+
+    def hoist(self, nodes: tuple[Node, ...], pc: int, known: frozenset[str], outer: frozenset[str]) -> int:
+        """Computes the works of all instructions below whose names became known here; returns the pc behind `nodes`."""
+        for node in nodes:
+            if isinstance(node, Loop):
+                pc = self.hoist(node.body, pc + 1, known, outer) + 1
+                continue
+            needs, tables, call = self.work_call(node)
+            if call and needs <= known and not tables and (not needs <= outer or not outer):
+                self.put(f"w{pc} = {call}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+            pc += 1
+        return pc
+
+    def work_call(self, node: Instruction) -> tuple[frozenset[str], frozenset[str], str]:
+        """(names, tables) that its work depends on, and the Python text that computes it ("" for control)."""
+        row = instruction_rows()[node.op]
+        if row.unit == "any":
+            return frozenset(), frozenset(), ""
+        views = [operand for operand in node.operands if isinstance(operand, View)]
+        sizes = [[length for _, length in view_ranges(view, self.buffers[view.buffer])] for view in views]
+        exprs = [length for lengths in sizes for length in lengths]
+        if row.unit == "matrix":
+            exprs.append(node.option("accumulate"))
+            call = self.matrix_call(node, views, sizes)
+        else:
+            call = self.vector_call(row, views, sizes)
+        names = frozenset().union(*(names_in(expr) for expr in exprs))
+        return names, frozenset().union(*(tables_in(expr) for expr in exprs)), call
+
+    def size(self, expr: Expr) -> str:
+        return str(max(expr.value, 0)) if isinstance(expr, Const) else f"max(0, {self.text(expr)})"
+
+    def product(self, lengths: list[Expr]) -> str:
+        return PRODUCT.join(self.size(length) for length in lengths) or "1"
+
+    def matrix_call(self, node: Instruction, views: list[View], sizes: list[list[Expr]]) -> str:
+        m, n, k = self.product(sizes[0][:-1]), self.size(sizes[0][-1]), self.size(sizes[1][-1])
+        accumulate = f"{self.text(node.option('accumulate'))} != 0"
+        dtype = self.buffers[views[1].buffer].dtype
+        return f"matrix_work(({m}) if {n} else 0, {n}, {k}, {accumulate}, {dtype!r})"
+
+    def vector_call(self, row: Row, views: list[View], sizes: list[list[Expr]]) -> str:
+        elements = ", ".join(self.product(lengths) for lengths in sizes)
+        size = " + ".join(
+            f"-(-({self.product(lengths)}) * {DTYPE_BITS[self.buffers[view.buffer].dtype]} // 8)"
+            for view, lengths in zip(views, sizes, strict=True)
+        )
+        passes = str(row.passes) if isinstance(row.passes, int) else self.size(sizes[0][-1])
+        return f"vector_work({row.timing_class!r}, max({elements}, 0), {size}, {passes})"
+
+    # --- bodies ---------------------------------------------------------------------------------------------------
+
+    def body(self, nodes: tuple[Node, ...], ranges: Ranges) -> None:
+        for node in nodes:
+            if isinstance(node, Loop):
+                if not self.traced and self.uniform(node, ranges):
+                    self.sum_loop(node)
+                else:
+                    self.loop(node, ranges)
+            else:
+                self.instruction(node, ranges)
+
+    def loop(self, node: Loop, ranges: Ranges) -> None:
+        self.pc += 1
+        self.put(f"for v_{node.counter} in range({self.text(node.low)}, {self.text(node.high)}):")
+        self.depth += 1
+        start = len(self.lines)
+        inner = inner_ranges(node, ranges, self.tables)
+        self.hoist(node.body, self.pc, frozenset(inner), frozenset(ranges))
+        self.body(node.body, inner)
+        if len(self.lines) == start:
+            self.put("pass")
+        self.depth -= 1
+        self.pc += 1
+
+    def instruction(self, node: Instruction, ranges: Ranges) -> None:
+        pc, row = self.pc, instruction_rows()[node.op]
+        self.pc += 1
+        if row.name == "halt":
+            return
+        _, tables, call = self.work_call(node)
+        for operand in node.operands:
+            if isinstance(operand, View):
+                for check in self.view_guards(operand, ranges):
+                    self.guard(*check, pc)
+        if self.traced:
+            self.put("c = t", "latest = 0", "p0, p1, p2 = s0, s1, s2")
+        for ref in node.waits:
+            self.wait(ref, ranges, pc)
+        if row.name == "barrier":
+            self.barrier(pc, row)
+            return
+        if call and tables:
+            self.put(f"w{pc} = {call}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+        if call:
+            self.put(f"e = t + o{pc}", f"x = e + d{pc}", f"busy += o{pc}", f"w{pc}.count += 1")
+            self.put("if x > done: done = x")
+        else:
+            self.put("e = t", "if e > done: done = e")
+        if self.traced:
+            self.span(pc, row)
+        for signal in node.signals:
+            self.signal(signal.target, "e" if signal.instant == "read" else "done", ranges, pc)
+        self.put("t = e", "n += 1")
+
+    def span(self, pc: int, row: Row) -> None:
+        self.count_runs(pc)
+        self.put(f"span(t, e, done, unit, {row.opcode}, {pc}, r{pc}, {RELEASED}, 0, s0 - p0, s1 - p1, s2 - p2)")
+
+    def count_runs(self, pc: int) -> None:
+        """`r<pc>`: how often this instruction ran before."""
+        self.lines.insert(0, f"    r{pc} = -1")
+        self.put(f"r{pc} += 1")
+
+    def barrier(self, pc: int, row: Row) -> None:
+        self.put("me.arrive(t if t > done else done)", "yield", "e = done = me.released", "s3 += e - t")
+        if self.traced:
+            self.count_runs(pc)
+            stalls = "s0 - p0, s1 - p1, s2 - p2, e - t"
+            self.put(f"span(e, e, e, unit, {row.opcode}, {pc}, r{pc}, {RELEASED}, 0, {stalls})")
+        self.put("t = e", "n += 1")
+
+    # --- semaphores -----------------------------------------------------------------------------------------------
+
+    def wait(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> None:
+        cause = self.causes[self.semaphores[ref.semaphore][0]]
+        self.put(f"q = {self.number(ref, ranges, pc)}", "s = S[q]", "if not s.tokens:")
+        self.put(f"    me.pc, me.waiting_for = {pc}, q", "    s.waiter = wake", "    yield", "x = s.tokens.popleft()")
+        if self.traced:
+            self.put("if x > latest: latest = x")
+        self.put(f"w = x >> {KEY_BITS}", "if w > t:", f"    s{cause} += w - t", "    t = w")
+
+    def signal(self, ref: SemaphoreRef, time: str, ranges: Ranges, pc: int) -> None:
+        token = f"{time} << {KEY_BITS} | key + n" if self.traced else f"{time} << {KEY_BITS}"
+        if self.semaphores[ref.semaphore][1].join > 1:
+            self.put(f"S[{self.number(ref, ranges, pc)}].signal({token}, unit)")
+            return
+        self.put(f"s = S[{self.number(ref, ranges, pc)}]", f"s.tokens.append({token})", "w = s.waiter")
+        self.put("if w is not None:", "    s.waiter = None", "    w()")
+
+    def number(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> str:
+        base, sem = self.semaphores[ref.semaphore]
+        for expr, count in ((ref.instance, sem.instances), (ref.slot, sem.slots)):
+            if not self.inside(expr, Const(1), count, ranges):
+                self.guard(expr, Const(1), count, f"{sem.name} has {count} of them", pc)
+        return f"{base} + {self.text(ref.instance)} * {sem.slots} + {self.text(ref.slot)}"
+
+    # --- guards: what ranges cannot prove is checked when it runs -------------------------------------------------
+
+    def view_guards(self, view: View, ranges: Ranges) -> list[tuple[Expr, Expr, int, str]]:
+        """(start, length, extent, message) of what of a view is not sure to lie inside its buffer."""
+        buffer = self.buffers[view.buffer]
+        checks: list[tuple[Expr, Expr, int, str]] = []
+        checks.append((view.slot, Const(1), buffer.slots, f"{buffer.name} has {buffer.slots} slots"))
+        for (start, length), extent in zip(view_ranges(view, buffer), buffer.shape, strict=True):
+            checks.append((start, length, extent, f"{buffer.name} is {buffer.shape}"))
+        return [check for check in checks if not self.inside(check[0], check[1], check[2], ranges)]
+
+    def inside(self, start: Expr, length: Expr, extent: int, ranges: Ranges) -> bool:
+        """Whether 0 <= start and start + length <= extent for sure, length clamped to 0."""
+        if tables_in(start) or tables_in(length):
+            return False
+        low, high = bounds(start, ranges, self.tables)
+        return low >= 0 and high + max(bounds(length, ranges, self.tables)[1], 0) <= extent
+
+    def guard(self, start: Expr, length: Expr, extent: int, what: str, pc: int) -> None:
+        at, size = self.text(start), self.size(length)
+        self.put(f"if {at} < 0 or {at} + {size} > {extent}: bad({pc}, {what!r}, {at}, {size})")
+
+    # --- loops that are added up ----------------------------------------------------------------------------------
+
+    def uniform(self, loop: Loop, ranges: Ranges, counters: frozenset[str] = frozenset()) -> bool:
+        """Whether every run of the loop's body takes the same time, touches no semaphore and needs no guard."""
+        counters |= {loop.counter}
+        inner = inner_ranges(loop, ranges, self.tables)
+        for node in loop.body:
+            if isinstance(node, Loop):
+                bound = names_in(node.low) | names_in(node.high)
+                if bound & counters or tables_in(node.low) | tables_in(node.high):
+                    return False
+                if not self.uniform(node, inner, counters):
+                    return False
+            else:
+                needs, tables, call = self.work_call(node)
+                if not call or node.waits or node.signals or needs & counters or tables:
+                    return False
+                if any(self.view_guards(operand, inner) for operand in node.operands if isinstance(operand, View)):
+                    return False
+        return True
+
+    def sum_loop(self, loop: Loop) -> None:
+        self.put("g = -1")
+        self.sum_body(loop, "1")
+        self.put("if g >= 0 and t + g > done: done = t + g")
+
+    def sum_body(self, loop: Loop, times: str) -> None:
+        pc = self.pc
+        self.pc += 1
+        trips = f"m{pc}"
+        self.put(f"{trips} = {times} * max(0, {self.text(loop.high)} - {self.text(loop.low)})")
+        for node in loop.body:
+            if isinstance(node, Loop):
+                self.sum_body(node, trips)
+                continue
+            at = self.pc
+            self.pc += 1
+            self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", "    busy += x", f"    n += {trips}")
+            self.put(f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
+        self.pc += 1
+
+
+def _bad(pc: int, what: str, start: int, length: int) -> None:
+    raise UserError(f"{what}; {start} +: {length} leaves it", where=f"pc {pc}")
