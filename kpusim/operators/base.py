@@ -1,0 +1,78 @@
+"""What every operator family offers: dimensions, work and traffic, a numpy reference, and a lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from kpusim.isa.program import Program
+from kpusim.machine import Machine
+
+__all__ = ["Lowered", "Operator", "Port"]
+
+Array = npt.NDArray[np.generic]
+
+
+@frozen
+class Port:
+    """A tensor that an operator reads or writes: `role` is in or out, `axes` say which dimension each axis is."""
+
+    name: str
+    role: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@frozen
+class Lowered:
+    """A program and why it looks as it does: `choices` are (what, value, reason) rows for `--explain`."""
+
+    program: Program
+    choices: tuple[tuple[str, str, str], ...]
+
+
+class Operator(Protocol):
+    """One operator with its dimensions. Families are attrs classes found by `family` in `operators.FAMILIES`."""
+
+    family: ClassVar[str]
+
+    @property
+    def dimensions(self) -> Mapping[str, int]:
+        """Name -> size, in the order in which a table shows them."""
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Its tensors; the lowered program's tensors have the same names and order."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates on the matrix engine."""
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations, two a multiply-accumulate."""
+
+    @property
+    def math_dtype(self) -> str:
+        """Dtype of the factors of its matmuls, for the compute roof."""
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Every input and output once."""
+
+    def io_bound_bytes(self, machine: Machine) -> int:
+        """The least HBM traffic on that machine (design.md's bound), in bytes."""
+
+    def lower(self, machine: Machine) -> Lowered:
+        """The program. Raises UserError where the machine cannot run the operator at all."""
+
+    def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
+        """The outputs in float64 from the inputs as the machine has them (already rounded to their dtypes)."""
+
+    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
+        """For each output, how far fp32 arithmetic may be off, elementwise, before rounding to the output's dtype."""
