@@ -11,13 +11,15 @@ from kpusim.isa.walk import SectionCode, Step
 __all__ = ["sampled_steps"]
 
 SAMPLES = 1024  # executions of a loop body, over all places of a section
+ENDS = 8  # counters at each end of a loop, at most: more than buffers have slots
 STEPS = 1 << 18  # at most, of a section: only a program made to waste time has more
 
 
 def sampled_steps(code: SectionCode) -> Iterator[tuple[int, Step]]:
     """(place, step) of a sample of what a section executes. Raises UserError where a bound looks beyond a table."""
     places = code.section.places
-    each = max(int((SAMPLES / len(places)) ** (1 / max(_depth(code.section.body), 1))) // 2, 1)
+    share = (SAMPLES / len(places)) ** (1 / max(_depth(code.section.body), 1))
+    each = min(max(int(share) // 2, 1), ENDS)
 
     def thin(counters: range) -> Iterable[int]:
         return counters if len(counters) <= 2 * each else chain(counters[:each], counters[-each:])
