@@ -95,9 +95,10 @@ def _sram(program: Program, capacity: int) -> Iterator[UserError]:
             yield UserError("a buffer starts at a whole element", where=where, found=buffer.offset, allowed=allowed)
         if buffer.shape[-1] * bits % 8:
             yield _packed(where, buffer.dtype, buffer.shape[-1])
-        if buffer.end > capacity:
-            allowed = f"{capacity} bytes, what a tile's SRAM holds"
-            yield UserError("the buffer ends behind the SRAM", where=where, found=buffer.end, allowed=allowed)
+    beyond = next((buffer for buffer in program.buffers if buffer.end > capacity), None)
+    if beyond is not None:
+        where, found = f"sram {beyond.name}", f"{program.sram_bytes} bytes in all"
+        yield UserError("ends behind the SRAM of a tile", where=where, found=found, allowed=f"{capacity} bytes")
     for one, two in pairwise(sorted(program.buffers, key=lambda buffer: (buffer.offset, buffer.end))):
         if two.offset < one.end:
             found, allowed = f"at {two.offset}", f"from {one.end} on, where {one.name} ends"
