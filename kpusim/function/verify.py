@@ -1,0 +1,134 @@
+"""Whether a computed tensor is as close to a float64 reference as its arithmetic must be; and random inputs.
+
+The tolerance is derived, not tuned. With u the unit roundoff of a format, a sum of k products of given numbers differs
+from the exact one by at most gamma(k) * sum |a||b|, gamma(k) = k*u / (1 - k*u), in any order of summation (Higham,
+Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1); rounding the result x to its dtype adds u * |x|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from kpusim.errors import UserError
+from kpusim.function.dtypes import Array, integer_range, is_integer, numpy_dtype, smallest, unit_roundoff
+from kpusim.isa.program import Program, Tensor
+
+__all__ = ["Verdict", "compare", "gamma", "random_inputs"]
+
+FP64_ROUNDOFF = 2.0**-53
+
+
+@frozen
+class Verdict:
+    """How far a result is from its reference.
+
+    max_rel_error: over the elements whose reference is not 0. worst: the element whose error has the greatest share of
+    its tolerance; tolerance: the greatest absolute error allowed there; tolerance_origin: the formula, in words.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+    tolerance_origin: str
+    worst: tuple[int, ...]
+    passed: bool
+
+
+def gamma(count: int, dtype: str) -> float:
+    """The bound of the relative error of `count` roundings in `dtype`: k*u / (1 - k*u); infinite from k*u = 1 on."""
+    error = count * unit_roundoff(dtype)
+    return error / (1 - error) if error < 1 else float("inf")
+
+
+def compare(
+    result: Array,
+    reference: npt.NDArray[np.float64],
+    dtype: str,
+    *,
+    k: int = 0,
+    magnitude: npt.NDArray[np.float64] | None = None,
+    roundings: Mapping[str, int] | None = None,
+) -> Verdict:
+    """Compares `result`, in `dtype`, with what float64 arithmetic makes of the same (rounded) inputs.
+
+    k: products that each element sums in fp32; 0: none. magnitude: sum |a||b| of each element (default: |reference|,
+    right where nothing cancels). roundings: by dtype, how often a term is rounded on its way beyond that. Integer
+    results must be equal. Raises UserError where the shapes differ.
+    """
+    if result.shape != reference.shape:
+        raise UserError("a result of another shape", found=list(result.shape), allowed=str(list(reference.shape)))
+    values = result.astype(np.float64)
+    if is_integer(dtype):
+        allowed, origin = np.zeros(result.shape), "integers: equal"
+    else:
+        allowed, origin = _allowed(reference, dtype, k, magnitude, dict(roundings or {}))
+    with np.errstate(all="ignore"):
+        error = np.abs(values - reference)
+        rounded = reference.astype(numpy_dtype(dtype)).astype(np.float64)
+        right = (values == rounded) | (np.isnan(values) & np.isnan(rounded))  # the only right way not to be finite
+        error = np.where(np.isfinite(error), error, np.where(right, 0.0, np.inf))
+        relative = np.where((reference != 0) & np.isfinite(reference), error / np.abs(reference), 0.0)
+        share = np.where(error == 0, 0.0, error / allowed)
+    worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(share)), share.shape)) if share.size else ()
+    return Verdict(
+        max_abs_error=float(error.max(initial=0.0)),
+        max_rel_error=float(relative.max(initial=0.0)),
+        tolerance=float(allowed[worst]) if share.size else 0.0,
+        tolerance_origin=origin,
+        worst=worst,
+        passed=bool(np.all(error <= allowed)),
+    )
+
+
+def _allowed(
+    reference: npt.NDArray[np.float64],
+    dtype: str,
+    k: int,
+    magnitude: npt.NDArray[np.float64] | None,
+    roundings: dict[str, int],
+) -> tuple[npt.NDArray[np.float64], str]:
+    """The greatest absolute error of each element, and where it comes from."""
+    size = np.abs(reference) if magnitude is None else magnitude
+    factor, parts = 1.0, []
+    for name, count in [("fp32", k), *roundings.items()]:
+        if count:
+            factor *= 1 + gamma(count, name)
+            parts.append(f"gamma({count}) of {name}")
+    before = (factor - 1 + k * FP64_ROUNDOFF) * size + k * smallest("fp32")  # the reference rounds, and fp32 underflows
+    origin = f"({' and '.join(parts)}) * sum |a||b|" if parts else ""
+    if k and dtype == "fp32":  # the sum is kept as it is
+        return before, origin
+    allowed = before + unit_roundoff(dtype) * (np.abs(reference) + before) + smallest(dtype) / 2
+    return allowed, f"{origin}{' + ' if origin else ''}u of {dtype} = {unit_roundoff(dtype):.3g}"
+
+
+def random_inputs(program: Program, seed: int) -> dict[str, Array]:
+    """Values for the `in` and `inout` tensors of a program: the same for the same seed and tensor number.
+
+    Floats are normal, of variance 1, rounded to the dtype; integers uniform (int32: 16 bits of it, so that sums stay in
+    range); a tensor that a table assumes is that table.
+    """
+    tables = {table.assumed: table.values for table in program.tables if table.assumed}
+    return {
+        tensor.name: _assumed(tensor, tables[tensor.name])
+        if tensor.name in tables
+        else _random(tensor, np.random.default_rng((seed, number)))
+        for number, tensor in enumerate(program.tensors)
+        if tensor.role != "out"
+    }
+
+
+def _assumed(tensor: Tensor, values: tuple[int, ...]) -> Array:
+    return np.array(values, np.int32).reshape(tensor.shape)
+
+
+def _random(tensor: Tensor, generator: np.random.Generator) -> Array:
+    dtype = numpy_dtype(tensor.dtype)
+    if not is_integer(tensor.dtype):
+        return generator.standard_normal(tensor.shape, np.float32).astype(dtype)
+    low, high = (-(2**15), 2**15 - 1) if tensor.dtype == "int32" else integer_range(tensor.dtype)
+    return generator.integers(low, high, tensor.shape, dtype, endpoint=True)
