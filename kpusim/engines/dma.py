@@ -277,7 +277,7 @@ class DmaQueue:
                 self.unit, entry.step, (entry.start, entry.end, self._last_done), entry.released,
                 entry.transfer.size, entry.stalls,
             )  # fmt: skip
-            if entry.transfer.kind == "load":
+            if entry.transfer.kind == "load" or not entry.transfer.chunks:
                 self._signal_read(entry, self._kernel.now)
             fabric.signal(entry.step, "done", times, entry.transfer.tiles, self.unit, entry.ordinal)
 

@@ -1,9 +1,9 @@
 """HBM: channels with banks and open rows, each a reservation of its data bus made when a request arrives.
 
 Addresses interleave over all channels in blocks; the `rotate` hash shifts the channel of every further stripe of blocks
-by one, so that power-of-two pitches spread. A row hit costs its bursts on the bus; a miss also opens its row, which
-overlaps the bursts of requests before it, is limited by the gap between two activations of a channel, and waits for its
-bank.
+by one, so that power-of-two pitches spread. A row hit costs its bursts on the bus; a miss also opens its row, which is
+limited by the gap between two activations of a channel and waits for its bank, while the bus goes on with other requests
+(the controller reorders).
 Refresh takes its share (tRFC / tREFI) off the bus rate. All rows are closed at the start of a program and at a barrier.
 """
 
@@ -83,15 +83,15 @@ class Hbm:
         start = self._bus[channel]
         if start < arrival:
             start = arrival
+        time = bursts * self._burst
+        self._bus[channel] = start + time
         if self._open_row[bank] == row:
             self.row_hits += 1
-        else:
-            self.row_misses += 1
-            self._open_row[bank] = row
-            activation = max(arrival, self._activations[channel], self._bank_free[bank])
-            self._activations[channel] = activation + self._activate_gap
-            if activation + self._activate > start:
-                start = activation + self._activate
-        end = start + bursts * self._burst
-        self._bus[channel] = self._bank_free[bank] = end
+            return start + time
+        self.row_misses += 1
+        self._open_row[bank] = row
+        activation = max(arrival, self._activations[channel], self._bank_free[bank])
+        self._activations[channel] = activation + self._activate_gap
+        end = max(start, activation + self._activate) + time
+        self._bank_free[bank] = end
         return end

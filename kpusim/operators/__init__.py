@@ -1,0 +1,6 @@
+"""Operators: one file or folder a family, found by name."""
+
+from kpusim.operators.base import Lowered, Operator, Port
+from kpusim.operators.registry import FAMILIES, build_operator, make_operator
+
+__all__ = ["FAMILIES", "Lowered", "Operator", "Port", "build_operator", "make_operator"]

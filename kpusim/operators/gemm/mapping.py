@@ -1,0 +1,257 @@
+"""GEMM mappings: how the output is spread over tiles and time, and what a mapping costs by the closed formulas.
+
+The tiles form a logical grid. In one round, tile (im, in) keeps a block of `block_m` x `block_n` results in its SRAM and
+works through K in steps of `block_k`; each block of A goes to the `grid_n` tiles of its grid row at once, each block of B
+to the `grid_m` tiles of its grid column. Rounds follow each other until all of the output is done, rows outermost. With
+`resident`, a whole row of rounds keeps its A on chip: every tile of a grid row holds a share of A's K range, and hands it to its
+row by tile-to-tile multicast, so that HBM delivers A once however often the row comes back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+from attrs import frozen
+
+from kpusim.costs import matmul_timer, vector_timer
+from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS
+from kpusim.machine import Machine
+
+__all__ = ["Cost", "Mapping", "Problem", "choose", "cost", "mappings", "weigh"]
+
+ACCUMULATOR_BYTES = 4
+STRIP_ELEMENTS = 8192  # results that one cast and one store handle: 16 KiB of bf16, a chunk
+
+
+@frozen
+class Problem:
+    """Sizes in elements, and how B lies in HBM."""
+
+    m: int
+    n: int
+    k: int
+    dtype: str
+    out_dtype: str
+    transpose_b: bool
+
+    @property
+    def factor_bytes(self) -> int:
+        """Bytes of one element of A or B."""
+        return DTYPE_BITS[self.dtype] // 8
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of one result in HBM."""
+        return DTYPE_BITS[self.out_dtype] // 8
+
+
+@frozen
+class Mapping:
+    """One way to run a GEMM; see the module."""
+
+    grid_m: int
+    grid_n: int
+    block_m: int
+    block_n: int
+    block_k: int
+    slots: int
+    accumulators: int
+    resident: bool
+
+    def rounds(self, problem: Problem) -> tuple[int, int]:
+        """Rounds along M and along N."""
+        return ceil_div(problem.m, self.grid_m * self.block_m), ceil_div(problem.n, self.grid_n * self.block_n)
+
+    def steps(self, problem: Problem) -> int:
+        """Steps along K in one round."""
+        return ceil_div(problem.k, self.block_k)
+
+    def shares(self, problem: Problem) -> int:
+        """K blocks of A that each tile of a grid row holds, when resident."""
+        return ceil_div(self.steps(problem), self.grid_n)
+
+    def instructions(self, problem: Problem) -> int:
+        """Instructions in proportion: rounds times steps, twice where A is also passed on."""
+        along_m, along_n = self.rounds(problem)
+        return along_m * along_n * self.steps(problem) * (2 if self.resident else 1)
+
+    @property
+    def strip_rows(self) -> int:
+        """Rows of results that one cast and one store handle."""
+        return min(self.block_m, max(1, STRIP_ELEMENTS // self.block_n))
+
+    def sram_bytes(self, problem: Problem) -> int:
+        """SRAM of a tile: slots of A and B, accumulators, two output strips, and the resident share of A."""
+        a = self.block_m * self.block_k * problem.factor_bytes
+        b = self.block_n * self.block_k * problem.factor_bytes
+        accumulators = self.accumulators * self.block_m * self.block_n * ACCUMULATOR_BYTES
+        strips = 2 * self.strip_rows * self.block_n * problem.out_bytes
+        resident = self.shares(problem) * a if self.resident else 0
+        sizes = [self.slots * a, self.slots * b, accumulators, strips, resident]
+        return sum(-(-size // 64) * 64 for size in sizes)
+
+    def row_openings(self, problem: Problem) -> int:
+        """Runs of HBM addresses, each of which opens a row."""
+        rounds_m, rounds_n = self.rounds(problem)
+        a = problem.m * self.steps(problem) * (1 if self.resident else rounds_n)
+        b = problem.n * self.steps(problem) if problem.transpose_b else problem.k * rounds_n * self.grid_n
+        return a + b * rounds_m + problem.m * rounds_n * self.grid_n
+
+    def hbm_bytes(self, problem: Problem, access: int) -> int:
+        """HBM traffic, runs rounded up to whole accesses."""
+        rounds_m, rounds_n = self.rounds(problem)
+        k_run = _run_bytes(self.block_k, problem.k, problem.factor_bytes, access)
+        a = problem.m * k_run * (1 if self.resident else rounds_n)
+        if problem.transpose_b:
+            b = problem.n * k_run
+        else:
+            b = problem.k * _run_bytes(self.block_n, problem.n, problem.factor_bytes, access)
+        out = problem.m * _run_bytes(self.block_n, problem.n, problem.out_bytes, access)
+        return a + b * rounds_m + out
+
+
+def _run_bytes(block: int, extent: int, element: int, access: int) -> int:
+    """Bytes fetched for a row of `extent` elements that is read `block` elements at a time."""
+    full, rest = divmod(extent, block)
+    return full * _whole(block * element, access) + (_whole(rest * element, access) if rest else 0)
+
+
+def _whole(size: int, access: int) -> int:
+    return -(-size // access) * access
+
+
+@frozen
+class Cost:
+    """Estimated cycles by what they are spent on; `cycles` is the estimate that mappings are ranked by."""
+
+    matrix: int
+    hbm: int
+    dma: int
+    exposed: int
+    hbm_bytes: int
+
+    @property
+    def cycles(self) -> int:
+        """The longest of the overlapping parts, and what nothing overlaps."""
+        return max(self.matrix, self.hbm, self.dma) + self.exposed
+
+
+def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
+    """The cost of `mapping` in closed form (cycles, launch not included)."""
+    rounds_m, rounds_n = mapping.rounds(problem)
+    rounds, steps = rounds_m * rounds_n, mapping.steps(problem)
+    block_m, block_n = min(mapping.block_m, problem.m), min(mapping.block_n, problem.n)
+    occupancy, drain = matmul_timer(machine, problem.dtype, accumulate=True)(
+        block_m, block_n, min(mapping.block_k, problem.k)
+    )
+    results = block_m * block_n
+    strips = ceil_div(block_m, mapping.strip_rows)
+    cast_bytes = results * (ACCUMULATOR_BYTES + problem.out_bytes)
+    cast = vector_timer(machine, "move")(results, cast_bytes) + (strips - 1) * machine.vector.startup_cycles
+    overlapped = mapping.accumulators > 1
+    matrix = rounds * (steps * occupancy + (0 if overlapped else drain + cast))
+    matrix = max(matrix, rounds * cast)
+    traffic = mapping.hbm_bytes(problem, machine.hbm.access_bytes)
+    rate = machine.hbm.attainable_bytes_per_cycle
+    a_step = mapping.block_m * mapping.block_k * problem.factor_bytes
+    b_step = mapping.block_n * mapping.block_k * problem.factor_bytes
+    first = mapping.grid_m * a_step + mapping.grid_n * b_step
+    last = min(problem.m, mapping.grid_m * mapping.block_m) * min(problem.n, mapping.grid_n * mapping.block_n)
+    latency = machine.hbm.read_cycles + machine.hbm.controller_cycles + machine.dma.setup_cycles
+    exposed = latency + int(min(first, traffic) / rate) + (cast + drain if overlapped else 0)
+    exposed += int(last * problem.out_bytes / rate) if rounds == 1 or matrix > traffic / rate else 0
+    hbm = max(int(traffic / rate), _activation_cycles(mapping, problem, machine))
+    dma = rounds * steps * max(_queue_cycles(mapping.grid_m, a_step, machine), _queue_cycles(mapping.grid_n, b_step, machine))
+    port = rounds * steps * int((a_step + b_step) / machine.sram.ports.dma)
+    return Cost(matrix, hbm, max(dma, port), exposed, traffic)
+
+
+def _activation_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+    """Cycles that opening rows takes, spread over all channels."""
+    return mapping.row_openings(problem) * machine.hbm.activate_gap_cycles // machine.hbm.channel_count
+
+
+def _queue_cycles(groups: int, size: int, machine: Machine) -> int:
+    """Cycles a step of the busiest DMA queue that loads `size` bytes for each of `groups`."""
+    return ceil_div(groups, machine.dma_engines) * (machine.dma.setup_cycles + int(size / machine.dma.bytes_per_cycle))
+
+
+def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
+    """Mappings worth weighing, all of which fit into the SRAM."""
+    for grid_m, grid_n in _grids(problem, machine):
+        rows, columns = ceil_div(problem.m, grid_m), ceil_div(problem.n, grid_n)
+        for block_m in _blocks(rows, machine.matrix.rows, machine):
+            for block_n in _blocks(columns, machine.matrix.columns, machine):
+                yield from _depths(grid_m, grid_n, block_m, block_n, problem, machine)
+
+
+def _depths(
+    grid_m: int, grid_n: int, block_m: int, block_n: int, problem: Problem, machine: Machine
+) -> Iterator[Mapping]:
+    """The mappings of one output blocking that fit, for every way to spend the rest of the SRAM."""
+    several = grid_n * block_n < problem.n
+    for resident in (False, True) if several and grid_n > 1 else (False,):
+        for accumulators in (1, 2):
+            for block_k in _k_blocks(problem, machine):
+                for slots in (4, 3, 2):
+                    mapping = Mapping(grid_m, grid_n, block_m, block_n, block_k, slots, accumulators, resident)
+                    if mapping.sram_bytes(problem) <= machine.sram.capacity_bytes:
+                        yield mapping
+                        break
+
+
+def _grids(problem: Problem, machine: Machine) -> Iterator[tuple[int, int]]:
+    """Logical grids: the tile rows spread over M by powers of two, all other tiles over N."""
+    tiles = machine.tiles.count
+    grid_m = 1
+    while grid_m <= tiles and (grid_m == 1 or grid_m < 2 * ceil_div(problem.m, 1)):
+        yield grid_m, min(tiles // grid_m, problem.n)
+        grid_m *= 2
+
+
+def _blocks(extent: int, array: int, machine: Machine) -> list[int]:
+    """Block sizes along one dimension: the extent in equal parts, each in whole folds of the array."""
+    most = int(sqrt(machine.sram.capacity_bytes / ACCUMULATOR_BYTES)) * 4
+    sizes = []
+    for parts in range(1, 65):
+        block = ceil_div(extent, parts)
+        if block > array:
+            block = ceil_div(block, array) * array
+        if block <= most and block not in sizes:
+            sizes.append(block)
+        if block <= array:
+            break
+        if len(sizes) == 6:
+            break
+    if not sizes:
+        sizes = [max(array, most // array * array)]
+    return sizes
+
+
+def _k_blocks(problem: Problem, machine: Machine) -> list[int]:
+    """Steps along K: powers of two of which a run fills whole HBM accesses, or all of a short K."""
+    least = max(8, machine.hbm.access_bytes // problem.factor_bytes)
+    sizes = [size for size in (least << i for i in range(8)) if size < problem.k]
+    return [problem.k, *reversed(sizes)] if problem.k <= least << 7 else list(reversed(sizes))
+
+
+def weigh(problem: Problem, machine: Machine) -> list[tuple[Mapping, Cost]]:
+    """All mappings that fit, each with its cost, the fastest first. Raises UserError if not even one fits."""
+    weighed = [(mapping, cost(mapping, problem, machine)) for mapping in mappings(problem, machine)]
+    if not weighed:
+        raise UserError(
+            "no block of this GEMM fits into the SRAM of a tile", where=machine.name,
+            found=f"{machine.sram.capacity_bytes} bytes",
+        )  # fmt: skip
+    return sorted(weighed, key=lambda item: item[1].cycles)
+
+
+def choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> Mapping:
+    """Of those within 1 % of the fastest, the least HBM traffic (in steps of 5 %), then the fewest instructions."""
+    close = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * 1.01]
+    least = min(cost.hbm_bytes for _, cost in close)
+    lean = [item for item in close if item[1].hbm_bytes <= least * 1.05]
+    return min(lean, key=lambda item: (item[0].instructions(problem), item[1].cycles))[0]

@@ -1,0 +1,72 @@
+"""Families by name, and operators from text such as `gemm(m=2048, n=4096, k=4096)`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+import attrs
+
+from kpusim.errors import UserError
+from kpusim.operators.base import Operator
+from kpusim.operators.gemm import Gemm
+
+__all__ = ["FAMILIES", "build_operator", "make_operator"]
+
+FAMILIES: Mapping[str, type] = MappingProxyType({family.family: family for family in (Gemm,)})
+
+
+def make_operator(text: str, where: str = "--op") -> Operator:
+    """The operator that `text` calls. Raises UserError for anything but one call with literal keyword arguments."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        params = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        example = "family(name=value, ...), as in gemm(m=2048, n=4096, k=4096)"
+        raise UserError("not an operator", where=where, found=text, allowed=example) from error
+    return build_operator(call.func.id, cast(Mapping[str, object], params), where)
+
+
+def build_operator(family: str, params: Mapping[str, object], where: str) -> Operator:
+    """The operator of that family. Raises UserError for an unknown family or parameter, or an impossible value."""
+    if family not in FAMILIES:
+        raise UserError("unknown operator", where=where, found=family, allowed=[*FAMILIES])
+    kind = FAMILIES[family]
+    fields = {field.name: field for field in attrs.fields(kind)}
+    for name in params:
+        if name not in fields:
+            raise UserError(f"{family} has no such parameter", where=where, found=name, allowed=[*fields])
+    for name, field in fields.items():
+        if name not in params and field.default is attrs.NOTHING:
+            raise UserError(f"{family} needs the parameter {name}", where=where, found=", ".join(params), allowed=[*fields])
+        if name in params:
+            _check(family, name, params[name], field, where)
+    return cast(Operator, kind(**params))
+
+
+def _check(family: str, name: str, value: object, field: Any, where: str) -> None:
+    """Runs the validator of one parameter, so that the message names it."""
+    try:
+        if field.validator is not None:
+            field.validator(None, field, value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"impossible {name} of {family}", where=where, found=value, allowed=_allowed(error)) from error
+
+
+def _allowed(error: Exception) -> Any:
+    """What the validator that complained allows."""
+    args = error.args
+    if isinstance(error, TypeError):
+        return f"a value of type {args[2].__name__}"
+    return list(args[2]) if len(args) > 2 else str(error).partition("must be ")[2].partition(":")[0]
+
+
+def _literal(node: ast.expr) -> object:
+    """A number, a string, a boolean, or a bare word (which stands for the string)."""
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False}.get(node.id, node.id)
+    return ast.literal_eval(node)
