@@ -36,25 +36,28 @@ class Limits:
     sram_bytes: int
 
 
-def check_program(program: Program, limits: Limits) -> None:
+def check_program(program: Program, limits: Limits, source: str = "") -> None:
     """Raises UserError with every problem of the first pass that finds one, each with its pc and line.
+
+    source: the file of the program, for messages; by default they say its name.
 
     Reported is only what is certainly wrong: an index that the intervals of its names cannot prove right is tried on
     a sample of what is executed, and the rest is left to run time.
     """
-    _raise(program, [*_declarations(program, limits), *_sections(program, limits), *instruction_problems(program)])
+    where = source or f"program {program.name}"
+    _raise(where, [*_declarations(program, limits), *_sections(program, limits), *instruction_problems(program)])
     codes = section_codes(program)
-    _raise(program, [*extent_problems(program, codes, limits.tiles)])
-    _raise(program, [*semaphore_problems(program, codes)])
+    _raise(where, [*extent_problems(program, codes, limits.tiles)])
+    _raise(where, [*semaphore_problems(program, codes)])
 
 
-def _raise(program: Program, problems: list[UserError]) -> None:
+def _raise(where: str, problems: list[UserError]) -> None:
     if len(problems) == 1:
-        raise problems[0]
+        raise UserError(str(problems[0]), where=where)
     if problems:
         more = [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
         lines = [*map(str, problems[:SHOWN]), *more]
-        raise UserError("\n  ".join([f"{len(problems)} problems", *lines]), where=f"program {program.name}")
+        raise UserError("\n  ".join([f"{len(problems)} problems", *lines]), where=where)
 
 
 def _declarations(program: Program, limits: Limits) -> Iterator[UserError]:
