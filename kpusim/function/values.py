@@ -50,7 +50,10 @@ def fitted(values: Array, shape: tuple[int, ...]) -> Array:
         return values
     if [n for n in values.shape if n != 1] == [n for n in shape if n != 1]:
         return values.reshape(shape)
-    return np.broadcast_to(values, shape)
+    try:
+        return np.broadcast_to(values, shape)
+    except ValueError:
+        raise ValueError(f"a result of {list(values.shape)} does not fit into {list(shape)}") from None
 
 
 def stored(values: Array, out: Operand) -> Results:
