@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import cache
 from math import lcm
 
-from attrs import frozen
+from attrs import define
 
 from kpusim.machine import Machine
 
@@ -20,17 +20,19 @@ __all__ = ["Mesh", "Route"]
 Position = tuple[int, int]
 
 
-@frozen
+@define(eq=False)
 class Route:
     """A path or tree. `links`: (link, head's delay from the source, time a byte), in ticks.
 
-    `arrivals`: (destination tile or -1, head's delay); `source` is the time a byte at the source's own port.
+    `arrivals`: (destination tile or -1, head's delay); `source` is the time a byte at the source's own port. `moved`:
+    bytes that have taken it.
     """
 
     links: tuple[tuple[int, int, int], ...]
     arrivals: tuple[tuple[int, int], ...]
     byte_ticks: int
     source_byte_ticks: int
+    moved: int = 0
 
 
 class Mesh:
@@ -47,7 +49,7 @@ class Mesh:
         self._sram = machine.sram.latency_cycles
         self._numbers: dict[object, int] = {}
         self._free: list[int] = []
-        self.bytes_moved = 0  # bytes times links
+        self._routes: list[Route] = []
         self.load_route = cache(self._load_route)
         self.store_route = cache(self._store_route)
         self.copy_route = cache(self._copy_route)
@@ -62,13 +64,30 @@ class Mesh:
                 start = ready
         for link, delay, byte_ticks in route.links:
             free[link] = start + delay + size * byte_ticks
-        self.bytes_moved += size * len(route.links)
+        route.moved += size
         return start, -(-(start + size * route.source_byte_ticks) // self.ticks)
 
     def arrivals(self, route: Route, start: int, size: int) -> list[int]:
         """The cycles at which all of `size` bytes are in each destination of `route`, in its order of destinations."""
         end = start + size * route.byte_ticks
         return [-(-(end + delay) // self.ticks) + self._sram for _, delay in route.arrivals]
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes times the links (and ports) that they took."""
+        return sum(route.moved * len(route.links) for route in self._routes)
+
+    def busiest(self) -> dict[str, int]:
+        """The most bytes that one link of the mesh, one SRAM port and one DMA engine have moved (in one direction)."""
+        moved = [0] * len(self._free)
+        for route in self._routes:
+            for link, _, _ in route.links:
+                moved[link] += route.moved
+        most = {"link": 0, "sram": 0, "engine": 0}
+        for name, link in self._numbers.items():
+            kind = name[0] if isinstance(name, tuple) and isinstance(name[0], str) else "link"
+            most[kind] = max(most[kind], moved[link])
+        return most
 
     def _load_route(self, engine: int, tiles: range) -> Route:
         """From a DMA engine to the SRAM of tiles."""
@@ -88,7 +107,7 @@ class Mesh:
             links.append((self._number(link), delay, self._link_ticks))
             delay += self._hop
         links.append((self._number(("engine", engine, "in")), delay, self._link_ticks))
-        return Route(tuple(links), ((-1, delay),), max(self._link_ticks, self._port_ticks), self._port_ticks)
+        return self._route(tuple(links), ((-1, delay),), self._port_ticks)
 
     def _tree(self, port: object, port_ticks: int, source: Position, tiles: Iterable[int]) -> Route:
         """The union of the XY paths from `source` to all tiles, each ending in the tile's SRAM write port."""
@@ -102,7 +121,15 @@ class Mesh:
             links["sram", tile, "write"] = (delay, self._port_ticks)
             arrivals.append((tile, delay))
         reserved = tuple((self._number(link), delay, ticks) for link, (delay, ticks) in links.items())
-        return Route(reserved, tuple(arrivals), max(self._link_ticks, self._port_ticks), port_ticks)
+        return self._route(reserved, tuple(arrivals), port_ticks)
+
+    def _route(
+        self, links: tuple[tuple[int, int, int], ...], arrivals: tuple[tuple[int, int], ...], source_byte_ticks: int
+    ) -> Route:
+        """A new route; its body moves at the rate of the slowest of links and ports."""
+        route = Route(links, arrivals, max(self._link_ticks, self._port_ticks), source_byte_ticks)
+        self._routes.append(route)
+        return route
 
     def _path(self, source: Position, target: Position) -> list[object]:
         """The links from `source` to `target`: along the row first, then along the column."""

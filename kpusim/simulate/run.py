@@ -168,13 +168,16 @@ class _Simulation:
         )
 
     def _counters(self) -> dict[str, int]:
-        fabric = self.fabric
+        fabric, busiest = self.fabric, self.fabric.mesh.busiest()
         counters = {
             "hbm.read_bytes": fabric.hbm.bytes_read,
             "hbm.write_bytes": fabric.hbm.bytes_written,
             "hbm.row_hits": fabric.hbm.row_hits,
             "hbm.row_misses": fabric.hbm.row_misses,
             "noc.link_bytes": fabric.mesh.bytes_moved,
+            "noc.busiest_link_bytes": busiest["link"],
+            "sram.busiest_port_bytes": busiest["sram"],
+            "dma.busiest_engine_bytes": busiest["engine"],
             "instructions": sum(account.instructions for account in fabric.accounts),
         }
         for work in [*self.matrix.works.values(), *self.vector.works.values()]:
