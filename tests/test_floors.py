@@ -14,6 +14,7 @@ FLOORS = {
     "files": 0.1,
     "data": 0,
     "tomlfile": 0.1,
+    "structured": 0.2,
     "isa": 1,
     "machine": 2,
     "costs": 2.1,
@@ -24,7 +25,8 @@ FLOORS = {
     "simulate": 4.1,
     "trace": 5,
     "report": 6,
-    "bench": 6.1,
+    "api": 6.1,
+    "bench": 6.2,
     "cli": 7,
 }
 # Library -> the rooms that may import it.

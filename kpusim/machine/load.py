@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,6 +15,7 @@ from kpusim.errors import UserError
 from kpusim.machine.check import Impossible, KeyPath, toml_key
 from kpusim.machine.quantities import CLOCK, BadValue, parse, text
 from kpusim.machine.spec import Machine
+from kpusim.structured import leaves
 from kpusim.tomlfile import TomlFile, parse_toml, read_toml
 
 __all__ = ["load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
@@ -64,8 +65,9 @@ def _structure(file: TomlFile, sets: Sequence[str]) -> Machine:
         machine: Machine = _converter(_clock_hz(table)).structure(table, Machine)
         return machine
     except cattrs.ClassValidationError as group:
-        path, error = min(_leaves(group, ()), key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
-        raise _user_error(table, path, error, where, changed) from None
+        found = leaves(group, toml_key)
+        path, error = min(found, key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
+        raise _user_error(table, tuple(map(str, path)), error, where, changed) from None
 
 
 def _change(table: dict[str, Any], change: str) -> KeyPath:
@@ -132,21 +134,6 @@ def _exactly(found: object, kind: type) -> object:
     if type(found) is not kind:
         raise BadValue("wrong type", "true, false" if kind is bool else "text in quotes")
     return found
-
-
-def _leaves(error: BaseException, path: KeyPath, owner: type | None = None) -> Iterator[tuple[KeyPath, BaseException]]:
-    """The single errors inside a group of cattrs, each with its key path in the file."""
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, cattrs.AttributeValidationNote):
-            assert owner is not None
-            path = (*path, toml_key(attrs.fields_dict(owner)[note.name]))
-        elif isinstance(note, cattrs.IterableValidationNote):
-            path = (*path, str(note.index))
-    if isinstance(error, cattrs.BaseValidationError):
-        for child in error.exceptions:
-            yield from _leaves(child, path, error.cl)
-    else:
-        yield path, error
 
 
 def _user_error(

@@ -1,0 +1,76 @@
+"""A workload file as values: symbols, tensors, operators, repeat blocks and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from attrs import field, frozen
+
+__all__ = ["Block", "Boundary", "OperatorSpec", "RepeatSpec", "Size", "TensorName", "TensorSpec", "Workload"]
+
+Boundary = Literal["launch", "barrier", "fused"]
+
+Size = Annotated[int | str, "size"]  # a number, or an expression over symbols
+Block = Annotated[tuple[int, ...], "layout"]  # () in a file: "row-major"; (32, 32): "blocked [32, 32]"
+TensorName = Annotated[str, "name"]
+Option = Annotated[int | float | bool | str, "option"]
+
+
+@frozen
+class TensorSpec:
+    """A tensor in HBM.
+
+    role: inputs, weights and outputs stay in the HBM all the time; an activation from the operator that writes it to
+    its last reader. per: the repeat block of which each iteration has one of its own. layout: the shape of the
+    contiguous blocks that it is stored in, () for row-major. seed: of the values for a functional run.
+    """
+
+    shape: tuple[Size, ...]
+    role: Literal["input", "weight", "activation", "output"]
+    dtype: Annotated[str, "dtype"] = "bf16"
+    per: str = ""
+    layout: Block = ()
+    seed: int = 0
+
+
+@frozen
+class OperatorSpec:
+    """An operator: `ports` says which tensor stands at which port, `boundary` what is before it ("": the file's)."""
+
+    name: str
+    family: str
+    ports: Mapping[str, TensorName]
+    options: Mapping[str, Option] = field(factory=dict)
+    boundary: Boundary | None = None
+
+
+@frozen
+class RepeatSpec:
+    """Operators that run `repeat` times, one iteration after the other."""
+
+    name: str
+    repeat: Size
+    operators: tuple[OperatorSpec, ...]
+
+
+@frozen
+class Workload:
+    """A workload file. runs: values of symbols by name of a run; without any there is one run with the defaults."""
+
+    name: str
+    tensors: Mapping[str, TensorSpec]
+    operators: tuple[OperatorSpec | RepeatSpec, ...]
+    description: str = ""
+    boundary: Boundary = "launch"
+    symbols: Mapping[str, Size] = field(factory=dict)
+    runs: Mapping[str, Mapping[str, Size]] = field(factory=dict)
+
+    def entries(self) -> Iterator[tuple[tuple[str | int, ...], RepeatSpec | None, OperatorSpec]]:
+        """(key path, repeat block or None, operator) for each operator, in order."""
+        for number, entry in enumerate(self.operators):
+            if isinstance(entry, RepeatSpec):
+                for inner, operator in enumerate(entry.operators):
+                    yield ("operators", number, "operators", inner), entry, operator
+            else:
+                yield ("operators", number), None, entry

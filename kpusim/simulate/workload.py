@@ -1,0 +1,185 @@
+"""Simulation of a plan: each distinct operator once, and all of them on one timeline.
+
+A launch is issued when one of the front end's `in_flight` places is free, and its program starts `launch_cycles`
+later at the earliest, or when the program before has ended. A barrier goes on `barrier_cycles` after the operator
+before, in the same launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from attrs import define, field, frozen
+
+from kpusim.errors import UserError
+from kpusim.machine import FrontEnd
+from kpusim.operators import Lowered
+from kpusim.plan import Memory, Plan, Step
+from kpusim.simulate.releases import RowNumbers
+from kpusim.simulate.run import CHUNK_BYTES, Run, simulate
+from kpusim.simulate.spans import Rows, SpanBuffer
+
+__all__ = ["Executed", "Listener", "OpTime", "Options", "PlanRun", "Timeline", "lowered_for", "run_plans"]
+
+
+@frozen
+class Options:
+    """How to simulate: `plain` makes every instruction an event, a DMA engine asks for `chunk_bytes` at once."""
+
+    plain: bool = False
+    chunk_bytes: int = CHUNK_BYTES
+
+
+@frozen(eq=False)
+class Executed:
+    """One lowered operator and what it took."""
+
+    lowered: Lowered
+    run: Run
+
+
+@frozen(eq=False)
+class OpTime:
+    """One step on the timeline, in cycles from the start of its plan's run.
+
+    gap: cycles between the end of the step before (or the start) and `start`: what its boundary cost.
+    """
+
+    step: Step
+    executed: Executed
+    start: int
+    gap: int
+
+    @property
+    def end(self) -> int:
+        """The cycle after its last."""
+        return self.start + self.executed.run.cycles
+
+
+@frozen(eq=False)
+class PlanRun:
+    """One plan's steps in time."""
+
+    plan: Plan
+    ops: tuple[OpTime, ...]
+    launches: int
+
+    @property
+    def cycles(self) -> int:
+        """From the first launch to the end of the last step."""
+        return self.ops[-1].end
+
+    @property
+    def memory(self) -> Memory:
+        """What it needs of the HBM."""
+        return self.plan.memory
+
+
+class Listener(Protocol):
+    """Follows runs of plans: spans while they happen, and then every step's place in time."""
+
+    def begin(self, lowered: Lowered) -> Callable[[Rows], object]:
+        """A program is about to be simulated; the result takes its spans, `released_by` being row numbers."""
+
+    def end(self, executed: Executed) -> None:
+        """All of its spans have been handed on."""
+
+    def op(self, name: str, time: OpTime, offset: int) -> None:
+        """A step called `name` ran at `time`, whose plan began at cycle `offset` of the whole."""
+
+
+@define
+class Timeline:
+    """Composes starts and ends of steps, in order."""
+
+    front_end: FrontEnd
+    now: int = 0
+    _ends: list[int] = field(factory=list)
+
+    @property
+    def launches(self) -> int:
+        """Launches so far."""
+        return len(self._ends)
+
+    def add(self, boundary: str, cycles: int) -> int:
+        """Appends a step of `cycles` behind `boundary`; its start."""
+        if boundary == "barrier" and self._ends:
+            start = self.now + self.front_end.barrier_cycles
+        else:
+            place = len(self._ends) - self.front_end.in_flight
+            issued = self._ends[place] if place >= 0 else 0
+            start = max(self.now, issued + self.front_end.launch_cycles)
+            self._ends.append(0)
+        self.now = self._ends[-1] = start + cycles
+        return start
+
+
+def run_plans(
+    plans: tuple[Plan, ...], options: Options | None = None, listener: Listener | None = None
+) -> Iterator[PlanRun]:
+    """Simulates plans one after the other, each from cycle 0; yields each when it is complete.
+
+    Steps with the same operator, at addresses that differ by multiples of the machine's alignment, are simulated once.
+    Raises UserError where an operator cannot be lowered or a tensor's layout is not the one that the lowering reads.
+    """
+    chosen, memo, offset = options or Options(), dict[object, Executed](), 0
+    for plan in plans:
+        timeline, ops = Timeline(plan.machine.front_end), []
+        for step in plan.steps:
+            executed = _executed(step, plan, chosen, listener, memo)
+            before = timeline.now
+            start = timeline.add(step.boundary, executed.run.cycles)
+            ops.append(OpTime(step, executed, start, start - before))
+            if listener is not None:
+                name = step.name if len(plans) == 1 else f"{plan.name}: {step.name}"
+                listener.op(name, ops[-1], offset)
+        yield PlanRun(plan, tuple(ops), timeline.launches)
+        offset += timeline.now
+
+
+def lowered_for(step: Step, plan: Plan) -> Lowered:
+    """The program of a step. Raises UserError where its tensors are not laid out as the workload says."""
+    lowered = step.operator.lower(plan.machine)
+    for tensor in lowered.program.tensors:
+        standing = step.ports[tensor.name]
+        if tensor.block != standing.layout:
+            problem = f"{step.label} is lowered to read {standing.tensor} as {_layout(tensor.block)}"
+            raise UserError(problem, where=step.where, found=_layout(standing.layout), allowed=_layout(tensor.block))
+    return lowered
+
+
+def _layout(block: tuple[int, ...]) -> str:
+    return f"blocked {list(block)}" if block else "row-major"
+
+
+def _executed(
+    step: Step, plan: Plan, options: Options, listener: Listener | None, memo: dict[object, Executed]
+) -> Executed:
+    period = plan.machine.hbm.alignment_bytes
+    phases = tuple((port, standing.address % period, standing.layout) for port, standing in step.ports.items())
+    key = step.operator, plan.machine, phases
+    if key not in memo:
+        lowered = lowered_for(step, plan)
+        addresses = [step.ports[tensor.name].address for tensor in lowered.program.tensors]
+        memo[key] = _simulated(lowered, addresses, plan, options, listener)
+    return memo[key]
+
+
+def _simulated(
+    lowered: Lowered, addresses: list[int], plan: Plan, options: Options, listener: Listener | None
+) -> Executed:
+    if listener is None:
+        run = simulate(lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes)
+        return Executed(lowered, run)
+    rows = RowNumbers(len(plan.machine.unit_names), listener.begin(lowered))
+    buffer = SpanBuffer(rows.take)
+    run = simulate(
+        lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes,
+        span=buffer.record,
+    )  # fmt: skip
+    buffer.flush()
+    rows.finish()
+    executed = Executed(lowered, run)
+    listener.end(executed)
+    return executed
