@@ -62,6 +62,7 @@ class DmaEngine:
         self._outstanding = 0
         self._blocked_since = -1
         self._armed = -1
+        self.heads = 0  # queues with chunks to grant
         self._turn: deque[DmaQueue] = deque()
 
     def add(self, queue: DmaQueue) -> None:
@@ -69,8 +70,12 @@ class DmaEngine:
         self._turn.append(queue)
 
     def arm(self, time: int) -> None:
-        """Looks for a chunk to grant at `time` or as soon as the engine is free."""
-        time = max(time, self._free // self._ticks)
+        """Looks for a chunk to grant at `time` or as soon as the engine is free, if any queue has one."""
+        if not self.heads:
+            return
+        free = self._free // self._ticks
+        if time < free:
+            time = free
         if self._armed < 0 or time < self._armed:
             self._armed = time
             self._kernel.at(time, Phase.GRANT, self.number, lambda: self._grant(time))
@@ -114,6 +119,7 @@ class DmaEngine:
         self._send(queue, entry, chunk, now)
         if entry.granted == len(entry.transfer.chunks):
             queue.head, queue.clock = None, entry.end
+            self.heads -= 1
             queue.fetch()
         self.arm(now)
 
@@ -242,6 +248,7 @@ class DmaQueue:
             fabric.watcher.issue(self.unit, self.engine.number, step, now)
         if transfer.chunks:
             self.head, self.served = entry, now + self._setup
+            self.engine.heads += 1
             self.engine.arm(now + self._setup)
             return
         self._complete()
@@ -259,7 +266,7 @@ class DmaQueue:
     def arrived(self, entry: Entry, arrivals: list[int]) -> None:
         """Another chunk of `entry` is there (or will be, at those cycles)."""
         entry.returned += 1
-        entry.arrivals = [max(pair) for pair in zip(entry.arrivals, arrivals, strict=True)]
+        entry.arrivals = list(map(max, entry.arrivals, arrivals))
         if entry.complete:
             self._complete()
 

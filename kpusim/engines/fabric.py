@@ -143,15 +143,17 @@ class Fabric:
         self, step: Step, instant: str, times: Sequence[int], tiles: range | None, unit: int, ordinal: int
     ) -> None:
         """Gives the `instant` signals of `step`; `times` holds a cycle for each of `tiles`, or one for all."""
+        if instant not in step.code.instants and self.watcher is None:
+            return
         latest = max(times)
         where = dict(zip(tiles, times, strict=True)) if tiles and len(times) == len(tiles) else {}
         key = span_key(unit, ordinal)
         for number, tile in step.signals(instant, tiles):
-            time = where.get(tile, latest)
+            token = where.get(tile, latest) << KEY_BITS | key
             if self.plain:
-                self.kernel.at(time, Phase.PRIVATE, unit, self._signal(number, time << KEY_BITS | key, unit))
+                self.kernel.at(token >> KEY_BITS, Phase.PRIVATE, unit, self._signal(number, token, unit))
             else:
-                self.semaphores[number].signal(time << KEY_BITS | key, unit)
+                self.semaphores[number].signal(token, unit)
         if self.watcher is not None:
             self._watch(step, instant, where or {-1: latest}, unit)
 

@@ -2,14 +2,14 @@
 
 Addresses interleave over all channels in blocks; the `rotate` hash shifts the channel of every further stripe of blocks
 by one, so that power-of-two pitches spread. A row hit costs its bursts on the bus; a miss also opens its row, which is
-limited by the gap between two activations of a channel and waits for its bank, while the bus goes on with other requests
-(the controller reorders).
-Refresh takes its share (tRFC / tREFI) off the bus rate. All rows are closed at the start of a program and at a barrier.
+limited by the gap between two activations of a channel, while the bus goes on with other requests (the controller
+reorders). Refresh takes its share (tRFC / tREFI) off the bus rate. All rows are closed at the start of a program and at
+a barrier. Conflicts of two rows of one bank (tRC), turnaround and finite queues are not modelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from kpusim.machine import Machine
@@ -21,26 +21,30 @@ Segment = tuple[int, int, int, int]
 
 
 class Hbm:
-    """Next-free times of every channel's bus, activation slot and banks, in ticks of 1/`ticks` cycle."""
+    """Next-free times of every channel's bus and activation slot, in ticks of 1/`ticks` cycle.
+
+    The pattern of channels and banks repeats after one row of every bank (`machine.hbm.alignment_bytes`), so a block's
+    place in it is looked up, and the number of the repetition is its row.
+    """
 
     def __init__(self, machine: Machine):
         hbm = machine.hbm
-        self._channels = hbm.channel_count
+        channels, banks = hbm.channel_count, hbm.banks
         self._interleave, self._access = hbm.interleave_bytes, hbm.access_bytes
-        self._blocks_per_row = hbm.row_bytes // hbm.interleave_bytes
-        self._banks = hbm.banks
-        self._rotate = hbm.hash == "rotate"
-        self._turns = self._blocks_per_row * self._banks
-        burst = Fraction(hbm.access_bytes) / (hbm.attainable_bytes_per_cycle / self._channels)
+        burst = Fraction(hbm.access_bytes) / (hbm.attainable_bytes_per_cycle / channels)
         self.ticks = burst.denominator
         self._burst = burst.numerator
-        self._activate = (hbm.precharge_cycles + hbm.row_activate_cycles) * self.ticks
+        self._opening = (hbm.precharge_cycles + hbm.row_activate_cycles) * self.ticks
         self._activate_gap = hbm.activate_gap_cycles * self.ticks
         self._latency = hbm.read_cycles + hbm.controller_cycles
-        self._bus = [0] * self._channels
-        self._activations = [0] * self._channels
-        self._bank_free = [0] * (self._channels * self._banks)
-        self._open_row = [-1] * (self._channels * self._banks)
+        self._bus = [0] * channels
+        self._activations = [0] * channels
+        self._open_row = [-1] * (channels * banks)
+        stripes = hbm.row_bytes // hbm.interleave_bytes * banks
+        shift = 1 if hbm.hash == "rotate" else 0
+        places = [(stripe, index) for stripe in range(stripes) for index in range(channels)]
+        self._channel = [(index + stripe * shift) % channels for stripe, index in places]
+        self._bank = [c * banks + s * banks // stripes for c, (s, _) in zip(self._channel, places, strict=True)]
         self.bytes_read = self.bytes_written = self.row_hits = self.row_misses = 0
 
     def close_rows(self) -> None:
@@ -50,48 +54,71 @@ class Hbm:
     def access(self, segments: Iterable[Segment], now: int, write: bool) -> int:
         """Reserves what `segments` need from cycle `now` on: the cycle at which all data is back (or written).
 
-        Counts whole accesses in `bytes_read` or `bytes_written`.
+        Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The loop over
+        blocks is the simulator's hottest: hence one function, local names and no calls.
         """
-        interleave, access = self._interleave, self._access
+        channels, banks, bus, activations = self._channel, self._bank, self._bus, self._activations
+        open_row, period, gap = self._open_row, len(self._channel), self._activate_gap
         last = arrival = now * self.ticks
-        accesses = 0
-        for address, count, pitch, length in segments:
-            for start in range(address, address + count * pitch, pitch):
-                at, end = start // access * access, start + length
-                while at < end:
-                    block = at // interleave
-                    stop = (block + 1) * interleave
-                    bursts = -(-((stop if stop < end else end) - at) // access)
-                    accesses += bursts
-                    done = self._burst_group(block, bursts, arrival)
-                    if done > last:
-                        last = done
-                    at = stop
+        accesses = misses = 0
+        for block, count, step, bursts in self._runs(segments):
+            row, place = divmod(block, period)
+            time = bursts * self._burst
+            opening = self._opening + time
+            accesses += count * bursts
+            while count:
+                part = min(count, -((place - period) // step))
+                stop = place + part * step
+                for channel, bank in zip(channels[place:stop:step], banks[place:stop:step], strict=True):
+                    end = bus[channel]
+                    if end < arrival:
+                        end = arrival
+                    bus[channel] = end = end + time
+                    if open_row[bank] != row:
+                        misses += 1
+                        open_row[bank] = row
+                        opened = activations[channel]
+                        if opened < arrival:
+                            opened = arrival
+                        activations[channel] = opened + gap
+                        opened += opening
+                        if opened > end:
+                            end = opened
+                    if end > last:
+                        last = end
+                count -= part
+                skipped, place = divmod(stop, period)
+                row += skipped
+        self.row_misses += misses
+        self.row_hits += accesses - misses
         if write:
-            self.bytes_written += accesses * access
+            self.bytes_written += accesses * self._access
         else:
-            self.bytes_read += accesses * access
+            self.bytes_read += accesses * self._access
         return -(-last // self.ticks) + self._latency
 
-    def _burst_group(self, block: int, bursts: int, arrival: int) -> int:
-        """Reserves the bursts of one request to one row; returns the tick at which the last has left the bus."""
-        stripe, channel = divmod(block, self._channels)
-        if self._rotate:
-            channel = (channel + stripe % self._turns) % self._channels
-        row = stripe // self._blocks_per_row
-        bank = channel * self._banks + row % self._banks
-        start = self._bus[channel]
-        if start < arrival:
-            start = arrival
-        time = bursts * self._burst
-        self._bus[channel] = start + time
-        if self._open_row[bank] == row:
-            self.row_hits += 1
-            return start + time
-        self.row_misses += 1
-        self._open_row[bank] = row
-        activation = max(arrival, self._activations[channel], self._bank_free[bank])
-        self._activations[channel] = activation + self._activate_gap
-        end = max(start, activation + self._activate) + time
-        self._bank_free[bank] = end
-        return end
+    def _runs(self, segments: Iterable[Segment]) -> Iterator[tuple[int, int, int, int]]:
+        """(first block, count, step, bursts): `count` interleave blocks, `step` apart, and the bursts in each."""
+        interleave, access = self._interleave, self._access
+        for address, count, pitch, length in segments:
+            first = address // access * access
+            bursts = -(-(address + length - first) // access)
+            if first % interleave + bursts * access <= interleave and pitch % interleave == 0:
+                yield first // interleave, count, max(pitch // interleave, 1), bursts
+                continue
+            for start in range(address, address + count * pitch, pitch):
+                yield from self._contiguous(start // access * access, start + length)
+
+    def _contiguous(self, first: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """The runs of the bytes from `first` (start of an access) to `end`: a head, whole blocks, a tail."""
+        interleave, access = self._interleave, self._access
+        head = -first % interleave
+        if head:
+            stop = min(first + head, end)
+            yield first // interleave, 1, 1, -((first - stop) // access)
+            first = stop
+        blocks, tail = divmod(end - first, interleave)
+        if blocks > 0:
+            yield first // interleave, blocks, 1, interleave // access
+        if tail > 0:
+            yield end // interleave, 1, 1, -(-tail // access)

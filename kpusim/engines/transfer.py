@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from math import prod
 
-from attrs import frozen
+from attrs import define
 
 from kpusim.engines.hbm import Segment
 from kpusim.isa.program import Tensor
@@ -15,7 +16,7 @@ from kpusim.isa.walk import BoxAt, RowsAt, Step, ViewAt
 __all__ = ["NOTHING", "Chunk", "Transfer", "transfer_of"]
 
 
-@frozen
+@define
 class Chunk:
     """One request of an engine: `size` bytes, the HBM runs behind them, and the rows it has a descriptor for."""
 
@@ -24,7 +25,7 @@ class Chunk:
     rows: int
 
 
-@frozen
+@define
 class Transfer:
     """A DMA instruction with numbers. `kind`: load, store, add (a store that reads first) or copy.
 
@@ -74,8 +75,11 @@ def _box(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], addres
     if tensor.block:
         return list(_blocked(tensor, starts, sizes, address))
     bits = DTYPE_BITS[tensor.dtype]
-    strides = [prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape))]
-    base = address + sum(start * stride for start, stride in zip(starts, strides, strict=True)) * bits // 8
+    strides = _strides(tensor.shape)
+    offset = 0
+    for start, stride in zip(starts, strides, strict=True):
+        offset += start * stride
+    base = address + offset * bits // 8
     length, inner = sizes[-1], len(sizes) - 1
     while inner and sizes[inner] == tensor.shape[inner]:  # whole rows: one run
         inner -= 1
@@ -86,6 +90,12 @@ def _box(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], addres
     for size, stride in reversed(outer):
         runs = [(at + i * stride, *rest) for i in range(size) for at, *rest in runs]  # type: ignore[misc]
     return runs
+
+
+@cache
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], address: int) -> Iterator[Segment]:

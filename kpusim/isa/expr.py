@@ -8,6 +8,7 @@ a constant, so expressions stay affine up to rounding and clamping: what an addr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 
@@ -24,6 +25,7 @@ __all__ = [
     "ceil_div",
     "ceiling_division",
     "compiled",
+    "compiled_tuple",
     "fold",
     "height",
     "illegal",
@@ -256,15 +258,24 @@ def python_source(expr: Expr, name: Callable[[str], str] = str, table: Callable[
 
 def compiled(expr: Expr, tables: Mapping[str, Sequence[int]]) -> Callable[[Mapping[str, int]], int]:
     """A function from the values of the names in `expr` to its value; raises IndexError outside a table."""
-    if isinstance(expr, Const):
-        value = expr.value
-        return lambda names: value
-    used = sorted(tables_in(expr))
-    place = {table: f"t{i}" for i, table in enumerate(used)}
-    source = python_source(expr, lambda id: f"v[{id!r}]", lambda table: place[table])
-    scope: dict[str, object] = {place[table]: _Table(table, tables[table]) for table in used}
-    function: Callable[[Mapping[str, int]], int] = eval(f"lambda v: {source}", scope)
+    function: Callable[[Mapping[str, int]], int] = _compiled([expr], tables, "{}")
     return function
+
+
+def compiled_tuple(
+    exprs: Sequence[Expr], tables: Mapping[str, Sequence[int]]
+) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
+    """As `compiled`, for several expressions at once."""
+    function: Callable[[Mapping[str, int]], tuple[int, ...]] = _compiled(exprs, tables, "({},)")
+    return function
+
+
+def _compiled(exprs: Sequence[Expr], tables: Mapping[str, Sequence[int]], form: str) -> Any:
+    used = sorted(frozenset().union(*(tables_in(expr) for expr in exprs)))
+    place = {table: f"t{i}" for i, table in enumerate(used)}
+    source = ", ".join(python_source(expr, lambda id: f"v[{id!r}]", lambda table: place[table]) for expr in exprs)
+    scope: dict[str, object] = {place[table]: _Table(table, tables[table]) for table in used}
+    return eval(f"lambda v: {form.format(source)}", scope)
 
 
 class _Table:

@@ -6,12 +6,12 @@ functional execution all read programs through it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from attrs import define, frozen
 
 from kpusim.errors import UserError
-from kpusim.isa.expr import Expr, compiled, names_in
+from kpusim.isa.expr import Const, Expr, compiled, compiled_tuple, maximum, names_in
 from kpusim.isa.program import (
     Box,
     Buffer,
@@ -45,9 +45,10 @@ __all__ = [
 
 Names = Mapping[str, int]
 Value = Callable[[Names], int]
+Values = Callable[[Names], tuple[int, ...]]
 
 
-@frozen
+@define
 class ViewAt:
     """A view with numbers: `sizes` elements from `starts` on, in slot `slot`, of tiles `tiles` (None: its own tile)."""
 
@@ -73,7 +74,7 @@ class ViewAt:
         return -(-self.elements * DTYPE_BITS[self.dtype] // 8)
 
 
-@frozen
+@define
 class BoxAt:
     """A box with numbers: `sizes` elements from `starts` on; `clamped` is what of it lies inside the tensor."""
 
@@ -91,13 +92,19 @@ class BoxAt:
     @property
     def clamped(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(starts, sizes) of the part inside the tensor; a size is 0 where nothing is."""
-        low = tuple(max(start, 0) for start in self.starts)
-        extents = zip(self.starts, self.sizes, self.tensor.shape, strict=True)
-        high = tuple(min(start + size, extent) for start, size, extent in extents)
-        return low, tuple(max(h - s, 0) for s, h in zip(low, high, strict=True))
+        starts, sizes = self.starts, self.sizes
+        for start, size, extent in zip(starts, sizes, self.tensor.shape, strict=True):
+            if start < 0 or start + size > extent:
+                break
+        else:
+            return starts, sizes
+        extents = zip(starts, sizes, self.tensor.shape, strict=True)
+        high = [min(start + size, extent) for start, size, extent in extents]
+        low = tuple([max(start, 0) for start in starts])
+        return low, tuple([max(h - s, 0) for s, h in zip(low, high, strict=True)])
 
 
-@frozen
+@define
 class RowsAt:
     """An index list."""
 
@@ -128,6 +135,7 @@ class Code:
     options: dict[str, Value]
     waits: tuple[Value, ...]
     signals: tuple[SignalCode, ...]
+    instants: frozenset[str]
 
     @property
     def where(self) -> str:
@@ -170,7 +178,10 @@ class Step:
                 if signal.instant != instant:
                     continue
                 if signal.per_tile and tiles is not None:
-                    result += [(signal.number({**self.names, "dst": tile}), tile) for tile in tiles]
+                    names = dict(self.names)
+                    for tile in tiles:
+                        names["dst"] = tile
+                        result.append((signal.number(names), tile))
                 else:
                     result.append((signal.number(self.names), -1))
         except IndexError as error:
@@ -296,6 +307,7 @@ class _Builder:
                 )
                 for signal in node.signals
             ),
+            instants=frozenset(signal.instant for signal in node.signals),
         )
 
     def value(self, expr: Expr) -> Value:
@@ -303,13 +315,14 @@ class _Builder:
 
     def semaphore(self, ref: SemaphoreRef) -> Value:
         base, sem = self.semaphores[ref.semaphore]
-        instance, slot = self.value(ref.instance), self.value(ref.slot)
+        instances, slots = sem.instances, sem.slots
+        place = self.values((ref.instance, ref.slot))
 
         def number(names: Names) -> int:
-            i, s = instance(names), slot(names)
-            if not (0 <= i < sem.instances and 0 <= s < sem.slots):
+            i, s = place(names)
+            if not (0 <= i < instances and 0 <= s < slots):
                 raise IndexError(f"{sem.name} is [{sem.instances}][{sem.slots}]; there is no {sem.name}[{i}][{s}]")
-            return base + i * sem.slots + s
+            return base + i * slots + s
 
         return number
 
@@ -328,13 +341,11 @@ class _Builder:
 
     def view(self, view: View) -> Callable[[Names], ViewAt]:
         buffer = self.buffers[view.buffer]
-        slot = self.value(view.slot)
-        ranges = self.ranges(view.ranges or (Range(),) * len(buffer.shape), buffer.shape)
-        tiles = self.tiles(view)
+        slot, tiles = self.value(view.slot), self.tiles(view)
+        starts_of, sizes_of = self.ranges(view.ranges or (Range(),) * len(buffer.shape), buffer.shape)
 
         def resolve(names: Names) -> ViewAt:
-            starts = tuple([start(names) for start, _ in ranges])
-            sizes = tuple([max(size(names), 0) for _, size in ranges])
+            starts, sizes = starts_of(names), sizes_of(names)
             at = ViewAt(buffer, slot(names), starts, sizes, tiles(names))
             if not 0 <= at.slot < buffer.slots:
                 raise IndexError(f"{buffer.name} has {buffer.slots} slots; slot {at.slot} is none of them")
@@ -348,26 +359,30 @@ class _Builder:
     def tiles(self, view: View) -> Callable[[Names], range | None]:
         if view.tiles is None:
             return lambda names: None
-        first, count, step = self.value(view.tiles.first), self.value(view.tiles.count), view.tiles.step
-        return lambda names: range(first(names), first(names) + count(names) * step, step)
+        bounds_of, step = self.values((view.tiles.first, view.tiles.count)), view.tiles.step
+
+        def resolve(names: Names) -> range:
+            first, count = bounds_of(names)
+            return range(first, first + count * step, step)
+
+        return resolve
 
     def box(self, box: Box) -> Callable[[Names], BoxAt]:
         item = self.maps[box.map]
         number, tensor = self.tensors[item.tensor]
-        ranges = self.ranges(box.ranges, item.box)
-        return lambda names: BoxAt(
-            item,
-            tensor,
-            number,
-            tuple([start(names) for start, _ in ranges]),
-            tuple([max(size(names), 0) for _, size in ranges]),
-        )
+        starts, sizes = self.ranges(box.ranges, item.box)
+        return lambda names: BoxAt(item, tensor, number, starts(names), sizes(names))
 
-    def ranges(self, ranges: tuple[Range, ...], extents: tuple[int, ...]) -> list[tuple[Value, Value]]:
-        return [
-            (self.value(item.start), self.value(item.length) if item.length is not None else _constant(extent))
+    def ranges(self, ranges: tuple[Range, ...], extents: tuple[int, ...]) -> tuple[Values, Values]:
+        """Starts, and sizes clamped to 0."""
+        lengths = [
+            Const(extent) if item.length is None else maximum(item.length, 0)
             for item, extent in zip(ranges, extents, strict=True)
         ]
+        return self.values([item.start for item in ranges]), self.values(lengths)
+
+    def values(self, exprs: Sequence[Expr]) -> Values:
+        return compiled_tuple(exprs, self.tables)
 
     def rows(self, table: str, start: Value, count: Value) -> Callable[[Names], RowsAt]:
         values = self.tables[table]
@@ -379,10 +394,6 @@ class _Builder:
             return RowsAt(table, values[low : low + n])
 
         return resolve
-
-
-def _constant(value: int) -> Value:
-    return lambda names: value
 
 
 def _product(sizes: tuple[int, ...]) -> int:
