@@ -147,13 +147,13 @@ class Fabric:
             return
         latest = max(times)
         where = dict(zip(tiles, times, strict=True)) if tiles and len(times) == len(tiles) else {}
-        key = span_key(unit, ordinal)
+        key, semaphores = span_key(unit, ordinal), self.semaphores
         for number, tile in step.signals(instant, tiles):
             token = where.get(tile, latest) << KEY_BITS | key
             if self.plain:
                 self.kernel.at(token >> KEY_BITS, Phase.PRIVATE, unit, self._signal(number, token, unit))
             else:
-                self.semaphores[number].signal(token, unit)
+                semaphores[number].signal(token, unit)
         if self.watcher is not None:
             self._watch(step, instant, where or {-1: latest}, unit)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any
 
 import simpy
@@ -19,13 +18,13 @@ REQUESTERS = 1 << 20  # ids a phase has room for
 LAST_REQUESTER = REQUESTERS - 1
 
 
-class Phase(IntEnum):
-    """The order of events within a cycle."""
+class Phase:
+    """The order of events within a cycle, as SimPy priorities."""
 
     PRIVATE = 0  # units of a tile, and signals
-    READY = 1  # heads of DMA queues
-    GRANT = 2  # DMA engines, with the HBM or NoC reservation of the request
-    RETURN = 3  # data that comes back, with the reservation of its way on
+    READY = REQUESTERS  # heads of DMA queues
+    GRANT = 2 * REQUESTERS  # DMA engines, with the HBM or NoC reservation of the request
+    RETURN = 3 * REQUESTERS  # data that comes back, with the reservation of its way on
 
 
 class Kernel:
@@ -40,14 +39,13 @@ class Kernel:
         """The current cycle."""
         return int(self._environment.now)
 
-    def at(self, time: int, phase: Phase, requester: int, call: Callable[[], None]) -> None:
-        """Calls `call` at `time` (not before now), in its phase and in order of `requester`."""
+    def at(self, time: int, phase: int, requester: int, call: Callable[[], None]) -> None:
+        """Calls `call` at `time` (not before now), in its `Phase` and in order of `requester`."""
         environment = self._environment
         now: int = environment._now  # type: ignore[assignment]  # only ints are ever scheduled
         if time < now:
             raise AssertionError(f"event at cycle {time} scheduled at cycle {now}")
-        event = _Call(environment, call)
-        environment.schedule(event, phase * REQUESTERS + requester, time - now)  # type: ignore[arg-type]
+        environment.schedule(_Call(call), phase + requester, time - now)  # type: ignore[arg-type]
 
     def soon(self, call: Callable[[], None]) -> None:
         """Calls `call` after the current event: for units whose own clock runs ahead and that need no event."""
@@ -66,15 +64,15 @@ class Kernel:
                 return
 
 
-class _Call(simpy.Event):
-    """An event that calls one function."""
+class _Call:
+    """What SimPy needs of an event that has succeeded, and no more: it calls one function."""
 
-    def __init__(self, environment: simpy.Environment, call: Callable[[], None]):
-        self.env = environment
-        self.callbacks: Any = [self._fire]
-        self._ok, self._value = True, None
-        self._defused = False
+    __slots__ = ("_call", "callbacks")
+    _ok = True
+
+    def __init__(self, call: Callable[[], None]):
         self._call = call
+        self.callbacks: Any = (self._fire,)
 
-    def _fire(self, event: simpy.Event) -> None:
+    def _fire(self, event: object) -> None:
         self._call()

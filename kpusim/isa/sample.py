@@ -22,7 +22,7 @@ def sampled_steps(code: SectionCode) -> Iterator[tuple[int, Step]]:
     each = min(max(int(share) // 2, 1), ENDS)
 
     def thin(counters: range) -> Iterable[int]:
-        return counters if len(counters) <= 2 * each else chain(counters[:each], counters[-each:])
+        return chain(counters[:each], counters[-each:]) if counters[2 * each :] else counters
 
     for place in places:
         for step in islice(code.steps(place, thin), STEPS // len(places) + 1):

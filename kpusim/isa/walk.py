@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from attrs import define, frozen
 
 from kpusim.errors import UserError
-from kpusim.isa.expr import Const, Expr, compiled, compiled_tuple, maximum, names_in
+from kpusim.isa.expr import Const, Expr, Name, compiled, compiled_tuple, maximum, names_in
 from kpusim.isa.program import (
     Box,
     Buffer,
@@ -24,6 +24,7 @@ from kpusim.isa.program import (
     Rows,
     Section,
     SemaphoreRef,
+    Signal,
     Tensor,
     TensorMap,
     View,
@@ -122,6 +123,14 @@ class SignalCode:
     number: Value
     instant: str
     per_tile: bool
+    stride: int  # where the instance is `dst` itself: from a tile's number to the next tile's; else 0
+
+    def numbers(self, names: Names, tiles: range) -> Sequence[int]:
+        """The flat numbers for all destination tiles."""
+        ends = [self.number({**names, "dst": tile}) for tile in (tiles[0], tiles[-1])] if self.stride and tiles else []
+        if ends:
+            return range(ends[0], ends[1] + self.stride * tiles.step, self.stride * tiles.step)
+        return [self.number({**names, "dst": tile}) for tile in tiles]
 
 
 @define
@@ -178,10 +187,7 @@ class Step:
                 if signal.instant != instant:
                     continue
                 if signal.per_tile and tiles is not None:
-                    names = dict(self.names)
-                    for tile in tiles:
-                        names["dst"] = tile
-                        result.append((signal.number(names), tile))
+                    result += zip(signal.numbers(self.names, tiles), tiles, strict=True)
                 else:
                     result.append((signal.number(self.names), -1))
         except IndexError as error:
@@ -299,16 +305,16 @@ class _Builder:
             operands=tuple(self.operand(operand) for operand in node.operands),
             options={name: self.value(expr) for name, expr in node.options},
             waits=tuple(self.semaphore(ref) for ref in node.waits),
-            signals=tuple(
-                SignalCode(
-                    self.semaphore(signal.target),
-                    signal.instant,
-                    "dst" in names_in(signal.target.instance) | names_in(signal.target.slot),
-                )
-                for signal in node.signals
-            ),
+            signals=tuple(self.signal(signal) for signal in node.signals),
             instants=frozenset(signal.instant for signal in node.signals),
         )
+
+    def signal(self, signal: Signal) -> SignalCode:
+        target = signal.target
+        per_tile = "dst" in names_in(target.instance) | names_in(target.slot)
+        plain = target.instance == Name("dst") and "dst" not in names_in(target.slot)
+        stride = self.semaphores[target.semaphore][1].slots if plain else 0
+        return SignalCode(self.semaphore(target), signal.instant, per_tile, stride)
 
     def value(self, expr: Expr) -> Value:
         return compiled(expr, self.tables)
