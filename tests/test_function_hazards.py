@@ -302,3 +302,16 @@ def test_each_destination_of_a_multicast_is_released_by_itself():
         executor.issue(5, 1, far, 7)
     executor.done(load, 8, 1)
     executor.issue(5, 1, far, 8)
+
+
+def test_a_store_reads_only_what_lands_in_its_tensor():
+    text = """section vector tiles 0..1
+  fill b[0][0 +: {rows}, :], 1  signal full[0][0]
+end
+section dma queue 0 engines 0..1
+  store C_box({start}, 0), b[0] @ 0  wait full[0][0]
+end
+"""
+    execute(text.format(rows=6, start=10))
+    execute(text.format(rows=1, start=16))
+    hazard(text.format(rows=5, start=10), "read-before-written", "reads b[0][0 +: 6, 0 +: 8] of tile 0")

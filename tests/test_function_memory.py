@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kpusim.errors import UserError
 from kpusim.function.dtypes import integer_range, is_integer, numpy_dtype
-from kpusim.function.regions import hbm_region, overlap, sram_region
+from kpusim.function.regions import hbm_region, sram_region
 from kpusim.function.state import Hbm, Sram
 from kpusim.isa.program import Buffer, Program, Tensor, TensorMap
 from kpusim.isa.tables import DTYPE_BITS
@@ -43,8 +43,8 @@ def touched(view):
 def test_regions_of_sram_overlap_where_bytes_do(a, b):
     first, second = sram_region(a, 0), sram_region(b, 0)
     assert first.low == min(touched(a)) and first.high == max(touched(a)) + 1
-    assert overlap(first, second) == overlap(second, first) == bool(touched(a) & touched(b))
-    assert not overlap(first, sram_region(b, 1))
+    assert first.overlaps(second) == second.overlaps(first) == bool(touched(a) & touched(b))
+    assert not first.overlaps(sram_region(b, 1))
 
 
 @given(view=views(), other=views(), data=st.data())
@@ -89,13 +89,13 @@ def test_regions_of_hbm_overlap_where_elements_do(a, b):
     mine, others = (set(elements(*box).values()) - {None} for box in (a, b))
     assert (first is None) == (not mine)
     if first and second:
-        assert overlap(first, second) == overlap(second, first) == bool(mine & others)
+        assert first.overlaps(second) == second.overlaps(first) == bool(mine & others)
 
 
 def test_packed_elements_meet_in_a_byte():
     tensor = Tensor("t", "int4", (2, 8), "out")
     left, right = (BoxAt(TensorMap("m", "t", (2, 8)), tensor, 0, (0, start), (2, 3)) for start in (0, 3))
-    assert overlap(hbm_region(left), hbm_region(right))
+    assert hbm_region(left).overlaps(hbm_region(right))
 
 
 @given(boxes())

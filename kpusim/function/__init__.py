@@ -2,6 +2,6 @@
 
 from kpusim.function.executor import Executor
 from kpusim.function.hazards import HazardError
-from kpusim.function.verify import Verdict, compare, random_inputs
+from kpusim.function.verify import Verdict, compare, random_inputs, sum_bound
 
-__all__ = ["Executor", "HazardError", "Verdict", "compare", "random_inputs"]
+__all__ = ["Executor", "HazardError", "Verdict", "compare", "random_inputs", "sum_bound"]

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kpusim.errors import UserError
 from kpusim.function.dtypes import Array, numpy_dtype
-from kpusim.function.hazards import Access, HazardError, Hazards, Issue
+from kpusim.function.hazards import Access, HazardError, Hazards, Issue, place_name
 from kpusim.function.regions import Region, hbm_region, sram_region
 from kpusim.function.semantics import evaluate
 from kpusim.function.state import Hbm, Sram
-from kpusim.function.values import Operand, scalar
+from kpusim.function.values import Operand, Results, scalar
 from kpusim.isa.program import Program
 from kpusim.isa.tables import OperandRow
 from kpusim.isa.walk import BoxAt, ResolvedOperand, RowsAt, Step, ViewAt
@@ -28,10 +28,14 @@ __all__ = ["Executor"]
 
 @frozen(eq=False)
 class _Bound:
-    """An operand of a step: its row, what it is, the tiles it is in (none: no view), whether it is read and written."""
+    """An operand of a step: its row, what it is, the tiles it is in (none: no view), whether it is read and written.
+
+    `moved` is the part that matters: of the source of a store, what lies inside the tensor.
+    """
 
     row: OperandRow
     at: ResolvedOperand
+    moved: ResolvedOperand
     tiles: Sequence[int]
     reads: bool
     writes: bool
@@ -103,25 +107,25 @@ class Executor:
         if isinstance(at, ViewAt):
             end = at.buffer.offset + (at.slot + 1) * at.buffer.slot_bytes
             if end > self._machine.sram.capacity_bytes:
-                problem = f"{_name(at)} ends at byte {end} of an SRAM of {self._machine.sram.capacity_bytes}"
+                problem = f"{place_name(at)} ends at byte {end} of an SRAM of {self._machine.sram.capacity_bytes}"
                 raise HazardError("sram-overflow", problem, where=issue.where)
             for tile in operand.tiles:
                 if not 0 <= tile < self._machine.tiles.count:
                     allowed = f"0 to {self._machine.tiles.count - 1}"
                     raise UserError("no such tile", where=issue.where, found=tile, allowed=allowed)
         elif isinstance(at, BoxAt) and operand.writes and at.tensor.role == "in":
-            raise UserError("an input is not written", where=issue.where, found=_name(at))
+            raise UserError("an input is not written", where=issue.where, found=place_name(at))
         unwritten = self._unwritten(operand) if operand.reads else None
         if unwritten is not None:
             problem = f"reads {unwritten}, which nothing has written"
             raise HazardError("read-before-written", problem, where=issue.where)
 
     def _unwritten(self, operand: _Bound) -> str | None:
-        at = operand.at
+        at = operand.moved
         if isinstance(at, ViewAt):
-            return next((_name(at, tile) for tile in operand.tiles if not self._sram.is_written(at, tile)), None)
+            return next((place_name(at, tile) for tile in operand.tiles if not self._sram.is_written(at, tile)), None)
         if isinstance(at, BoxAt) and not self._hbm.is_written(at, operand.rows):
-            return _name(at)
+            return place_name(at)
         return None
 
     def _check_index(self, issue: Issue, bound: Sequence[_Bound]) -> None:
@@ -135,7 +139,7 @@ class Executor:
             held = self._sram.read(index.at, tile).reshape(-1)
             difference = _first_difference(held, rows.values)
             if difference is not None:
-                problem = f"{_name(index.at, tile)} is not the list that table {rows.table} assumes: {difference}"
+                problem = f"{place_name(index.at, tile)} is not the list that table {rows.table} assumes: {difference}"
                 raise HazardError("assumed-table", problem, where=issue.where)
 
     def _check_assumed(self, given: bool) -> None:
@@ -158,12 +162,15 @@ class Executor:
         written = [operand for operand in bound if operand.writes]
         options = {name: step.option(name) for name in step.code.row.options}
         sources = [self._values(operand) for operand in bound if not operand.writes and operand.row.name != "index"]
-        destinations = written[0].tiles if isinstance(written[0].at, ViewAt) else (-1,)
-        for tile in destinations:
-            targets = [self._values(operand, tile) for operand in written]
-            if all(target.data.size == 0 for target in targets):
-                continue
-            for operand, values in zip(written, evaluate(step.code.row.name, targets, sources, options), strict=True):
+        accumulates = any(operand.reads for operand in written)
+        results: Results = ()
+        for tile in written[0].tiles if isinstance(written[0].at, ViewAt) else (-1,):
+            if accumulates or not results:
+                targets = [self._values(operand, tile) for operand in written]
+                if not any(target.data.size for target in targets):
+                    return
+                results = evaluate(step.code.row.name, targets, sources, options)
+            for operand, values in zip(written, results, strict=True):
                 self._write(operand, tile, values)
 
     def _values(self, operand: _Bound, tile: int | None = None) -> Operand:
@@ -204,31 +211,42 @@ def _bind(step: Step, place: int) -> list[_Bound]:
             tiles = (place,) if at.tiles is None else at.tiles
         writes = "write" in declared.access
         listed = rows if isinstance(at, BoxAt) else None
-        bound.append(_Bound(declared, at, tiles, adds if writes else True, writes, listed))
+        moved = at
+        if row.name == "store" and isinstance(at, ViewAt) and isinstance(operands[0], BoxAt):
+            moved = _inside(at, operands[0])
+        bound.append(_Bound(declared, at, moved, tiles, adds if writes else True, writes, listed))
     return bound
+
+
+def _inside(view: ViewAt, box: BoxAt) -> ViewAt:
+    """The part of a view that meets the tensor behind a box; all of it where the two have different shapes."""
+    rank = min(len(view.sizes), len(box.sizes))
+    extra = view.sizes[:-rank] + box.sizes[:-rank]
+    if view.sizes[-rank:] != box.sizes[-rank:] or any(size != 1 for size in extra):
+        return view
+    lows, sizes = box.clamped
+    shifts = [low - start for low, start in zip(lows, box.starts, strict=True)]
+    here = len(view.sizes) - rank
+    starts = [start + shift for start, shift in zip(view.starts[-rank:], shifts[-rank:], strict=True)]
+    kept = sizes[-rank:] if all(sizes) else (0,) * rank
+    return evolve(view, starts=(*view.starts[:here], *starts), sizes=(*view.sizes[:here], *kept))
 
 
 def _accesses(issue: Issue, operand: _Bound) -> list[Access]:
     """What an operand touches, in each of its tiles."""
-    at = operand.at
-    regions: list[tuple[Region | None, str]] = []
+    at = operand.moved
+    places: list[tuple[int, Region | None]]
     if isinstance(at, ViewAt):
-        regions = [(sram_region(at, tile), _name(at, tile)) for tile in operand.tiles]
+        places = [(tile, sram_region(at, tile)) for tile in operand.tiles]
     elif isinstance(at, BoxAt):
-        regions = [(hbm_region(at, operand.rows), _name(at))]
+        places = [(-1, hbm_region(at, operand.rows))]
+    else:
+        return []
     return [
-        Access(issue, operand.row.name, name, region, operand.reads, operand.writes)
-        for region, name in regions
+        Access(issue, operand.row.name, at, tile, region, operand.reads, operand.writes)
+        for tile, region in places
         if region is not None
     ]
-
-
-def _name(at: ViewAt | BoxAt, tile: int | None = None) -> str:
-    """A view or a box as a message names it."""
-    ranges = ", ".join(f"{start} +: {size}" for start, size in zip(at.starts, at.sizes, strict=True))
-    if isinstance(at, BoxAt):
-        return f"{at.tensor.name}({ranges})"
-    return f"{at.buffer.name}[{at.slot}][{ranges}]" + ("" if tile is None else f" of tile {tile}")
 
 
 def _nothing(dtype: str, shape: tuple[int, ...]) -> Array:

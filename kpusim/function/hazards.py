@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from attrs import define, field, frozen
 
 from kpusim.errors import UserError
-from kpusim.function.regions import Region, overlap
-from kpusim.isa.walk import Step
+from kpusim.function.regions import Region
+from kpusim.isa.walk import BoxAt, Step, ViewAt
 
-__all__ = ["Access", "HazardError", "Hazards", "Issue"]
+__all__ = ["Access", "HazardError", "Hazards", "Issue", "place_name"]
 
 
 class HazardError(UserError):
@@ -30,6 +30,14 @@ class HazardError(UserError):
     def __init__(self, kind: str, problem: str, *, where: str, hint: str | None = None):
         super().__init__(problem, where=where, hint=hint)
         self.kind = kind
+
+
+def place_name(at: ViewAt | BoxAt, tile: int = -1) -> str:
+    """A view (in `tile`) or a box as a message names it."""
+    ranges = ", ".join(f"{start} +: {size}" for start, size in zip(at.starts, at.sizes, strict=True))
+    if isinstance(at, BoxAt):
+        return f"{at.tensor.name}({ranges})"
+    return f"{at.buffer.name}[{at.slot}][{ranges}]" + (f" of tile {tile}" if tile >= 0 else "")
 
 
 @frozen(eq=False)
@@ -49,14 +57,20 @@ class Issue:
 
 @frozen(eq=False)
 class Access:
-    """What one operand of an issued instruction touches; `name` is the place in the program's words."""
+    """What one operand of an issued instruction touches; `tile` is -1 in HBM."""
 
     issue: Issue
     operand: str
-    name: str
+    at: ViewAt | BoxAt
+    tile: int
     region: Region
     reads: bool
     writes: bool
+
+    @property
+    def name(self) -> str:
+        """The place in the program's words."""
+        return place_name(self.at, self.tile)
 
 
 @define(eq=False)
@@ -70,7 +84,7 @@ class Hazards:
         """Adds the accesses of one issued instruction. Raises HazardError where one conflicts with a pending one."""
         for access in accesses:
             for pending in self._pending[access.region.memory]:
-                if _conflicting(access, pending) and overlap(access.region, pending.region):
+                if _conflicting(access, pending) and access.region.overlaps(pending.region):
                     raise _hazard(access, pending)
         _check_own(accesses)
         for access in accesses:
@@ -124,6 +138,6 @@ def _check_own(accesses: Sequence[Access]) -> None:
     for read in (access for access in accesses if access.reads):
         for written in (access for access in accesses if access.writes and access is not read):
             in_place = read.region == written.region and read.issue.step.code.row.unit != "matrix"
-            if not in_place and overlap(read.region, written.region):
+            if not in_place and read.region.overlaps(written.region):
                 names = f"{written.name} and {read.name}"
                 raise HazardError("own-operand", f"its operands {names} overlap", where=read.issue.where)

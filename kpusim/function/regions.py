@@ -11,7 +11,7 @@ from attrs import frozen
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, ViewAt
 
-__all__ = ["HbmRegion", "Region", "SramRegion", "hbm_region", "overlap", "sram_region"]
+__all__ = ["HbmRegion", "Region", "SramRegion", "hbm_region", "sram_region"]
 
 Offsets = npt.NDArray[np.int64]
 
@@ -34,7 +34,7 @@ class SramRegion:
         """Which memory it is in: regions of different ones do not meet."""
         return "sram", self.place
 
-    @property
+    @cached_property
     def low(self) -> int:
         """The first byte."""
         return self.first // 8
@@ -52,8 +52,10 @@ class SramRegion:
             bits = (bits[:, None] + np.arange(count, dtype=np.int64) * stride).reshape(-1)
         return bits // 8, -(-(bits + self.length) // 8)
 
-    def overlaps(self, other: SramRegion) -> bool:
-        """Whether they share a byte (of the same tile)."""
+    def overlaps(self, other: Region) -> bool:
+        """Whether they share a byte."""
+        if not isinstance(other, SramRegion) or self.place != other.place:
+            return False
         if self.low >= other.high or other.low >= self.high:
             return False
         if not self.outer and not other.outer:
@@ -78,12 +80,13 @@ class HbmRegion:
         """Which memory it is in: regions of different ones do not meet."""
         return "hbm", self.place
 
-    def overlaps(self, other: HbmRegion) -> bool:
-        """Whether they share an element (of the same tensor)."""
-        lows = tuple(map(max, zip(self.low, other.low, strict=True)))
-        highs = tuple(map(min, zip(self.high, other.high, strict=True)))
-        if any(low >= high for low, high in zip(lows, highs, strict=True)):
+    def overlaps(self, other: Region) -> bool:
+        """Whether they share an element."""
+        if not isinstance(other, HbmRegion) or self.place != other.place:
             return False
+        for low, high, other_low, other_high in zip(self.low, self.high, other.low, other.high, strict=True):
+            if low >= other_high or other_low >= high:
+                return False
         if self.rows is None and other.rows is None:
             return True
         mine = range(self.low[0], self.high[0]) if self.rows is None else self.rows
@@ -91,17 +94,6 @@ class HbmRegion:
 
 
 Region = SramRegion | HbmRegion
-
-
-def overlap(a: Region, b: Region) -> bool:
-    """Whether two regions share anything."""
-    match a, b:
-        case SramRegion(), SramRegion():
-            return a.place == b.place and a.overlaps(b)
-        case HbmRegion(), HbmRegion():
-            return a.place == b.place and a.overlaps(b)
-        case _:
-            return False
 
 
 def sram_region(view: ViewAt, tile: int) -> SramRegion | None:

@@ -17,8 +17,9 @@ from kpusim.errors import UserError
 from kpusim.function.dtypes import Array, integer_range, is_integer, numpy_dtype, smallest, unit_roundoff
 from kpusim.isa.program import Program, Tensor
 
-__all__ = ["Verdict", "compare", "gamma", "random_inputs"]
+__all__ = ["Verdict", "compare", "gamma", "random_inputs", "sum_bound"]
 
+Wide = npt.NDArray[np.float64]
 FP64_ROUNDOFF = 2.0**-53
 
 
@@ -44,28 +45,32 @@ def gamma(count: int, dtype: str) -> float:
     return error / (1 - error) if error < 1 else float("inf")
 
 
-def compare(
-    result: Array,
-    reference: npt.NDArray[np.float64],
-    dtype: str,
-    *,
-    k: int = 0,
-    magnitude: npt.NDArray[np.float64] | None = None,
-    roundings: Mapping[str, int] | None = None,
-) -> Verdict:
+def sum_bound(k: int, magnitude: Wide, roundings: Mapping[str, int] | None = None) -> Wide:
+    """How far a sum of k products in fp32 may be from its float64 reference, elementwise.
+
+    magnitude: sum |a||b|. roundings: by dtype, how often each product or factor is rounded to it on its way.
+    """
+    factor = 1 + gamma(k, "fp32")
+    for dtype, count in (roundings or {}).items():
+        factor *= 1 + gamma(count, dtype)
+    return (factor - 1 + k * FP64_ROUNDOFF) * magnitude + k * smallest("fp32")  # the reference rounds, fp32 underflows
+
+
+def compare(result: Array, reference: Wide, dtype: str, *, bound: Wide | float = 0.0, origin: str = "") -> Verdict:
     """Compares `result`, in `dtype`, with what float64 arithmetic makes of the same (rounded) inputs.
 
-    k: products that each element sums in fp32; 0: none. magnitude: sum |a||b| of each element (default: |reference|,
-    right where nothing cancels). roundings: by dtype, how often a term is rounded on its way beyond that. Integer
-    results must be equal. Raises UserError where the shapes differ.
+    bound: how far the value before the last rounding, to `dtype`, may be off (`sum_bound`, or an operator's own bound);
+    origin: where that comes from, in words. Integer results must be equal. Raises UserError where the shapes differ.
     """
     if result.shape != reference.shape:
         raise UserError("a result of another shape", found=list(result.shape), allowed=str(list(reference.shape)))
-    values = result.astype(np.float64)
     if is_integer(dtype):
         allowed, origin = np.zeros(result.shape), "integers: equal"
     else:
-        allowed, origin = _allowed(reference, dtype, k, magnitude, dict(roundings or {}))
+        roundoff = unit_roundoff(dtype)
+        allowed = bound + roundoff * (np.abs(reference) + bound) + smallest(dtype) / 2
+        origin = f"{origin}{' + ' if origin else ''}u of {dtype} = {roundoff:.3g}"
+    values = result.astype(np.float64)
     with np.errstate(all="ignore"):
         error = np.abs(values - reference)
         rounded = reference.astype(numpy_dtype(dtype)).astype(np.float64)
@@ -80,30 +85,8 @@ def compare(
         tolerance=float(allowed[worst]) if share.size else 0.0,
         tolerance_origin=origin,
         worst=worst,
-        passed=bool(np.all(error <= allowed)),
+        passed=bool(np.all((error == 0) | (error <= allowed))),
     )
-
-
-def _allowed(
-    reference: npt.NDArray[np.float64],
-    dtype: str,
-    k: int,
-    magnitude: npt.NDArray[np.float64] | None,
-    roundings: dict[str, int],
-) -> tuple[npt.NDArray[np.float64], str]:
-    """The greatest absolute error of each element, and where it comes from."""
-    size = np.abs(reference) if magnitude is None else magnitude
-    factor, parts = 1.0, []
-    for name, count in [("fp32", k), *roundings.items()]:
-        if count:
-            factor *= 1 + gamma(count, name)
-            parts.append(f"gamma({count}) of {name}")
-    before = (factor - 1 + k * FP64_ROUNDOFF) * size + k * smallest("fp32")  # the reference rounds, and fp32 underflows
-    origin = f"({' and '.join(parts)}) * sum |a||b|" if parts else ""
-    if k and dtype == "fp32":  # the sum is kept as it is
-        return before, origin
-    allowed = before + unit_roundoff(dtype) * (np.abs(reference) + before) + smallest(dtype) / 2
-    return allowed, f"{origin}{' + ' if origin else ''}u of {dtype} = {unit_roundoff(dtype):.3g}"
 
 
 def random_inputs(program: Program, seed: int) -> dict[str, Array]:
