@@ -137,27 +137,24 @@ class DmaEngine:
             if copy
             else mesh.store_route(transfer.source, self.number)
         )
-        start, free = mesh.reserve(route, now, chunk.size)
+        _, free, arrivals = mesh.reserve(route, now, chunk.size)
         queue.source_free(entry, free)
-        arrivals = mesh.arrivals(route, start, chunk.size)
+        at = min(arrivals)
         if copy:
-            at = max(arrivals)
             self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._landed(queue, entry, chunk, arrivals))
         else:
-            at = arrivals[0]
             self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
 
     def _loaded(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A load's data is back from HBM and sets out for its tiles."""
         route = self._mesh.load_route(self.number, entry.transfer.tiles)
-        start, _ = self._mesh.reserve(route, now, chunk.size)
-        leaves = -(-start // self._mesh.ticks)
+        leaves, _, arrivals = self._mesh.reserve(route, now, chunk.size)
         if leaves > now:
             self._kernel.at(leaves, Phase.RETURN, queue.unit, lambda: self._release(chunk.size, leaves))
         else:
             self._release(chunk.size, now)
         queue.source_free(entry, now)
-        queue.arrived(entry, self._mesh.arrivals(route, start, chunk.size))
+        queue.arrived(entry, arrivals)
 
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A store's data has reached HBM (which an addition reads first)."""

@@ -1,8 +1,8 @@
 """The network on chip: a mesh of links with XY routing, multicast trees, and the SRAM ports at its ends.
 
 A message moves as a worm: its head takes `hop_cycles` a link, its body follows at the rate of the slowest link on the
-way. A route reserves all its links at once, each shifted by its distance from the source, and starts when the last of
-them is free.
+way. Every link is a reservation of its own, made when the head arrives: where a link is taken, the message waits in the
+router before it, and what branches off earlier goes on. Routers have room for what waits in them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ Position = tuple[int, int]
 
 @define(eq=False)
 class Route:
-    """A path or tree. `links`: (link, head's delay from the source, time a byte), in ticks.
+    """A path or tree. `links`: (link, place of the link before it in this list, ticks of its head's way, ticks a byte).
 
-    `arrivals`: (destination tile or -1, head's delay); `source` is the time a byte at the source's own port. `moved`:
-    bytes that have taken it.
+    The first link is the source's port. `ends`: the last link of every destination. `moved`: bytes that have taken it.
     """
 
-    links: tuple[tuple[int, int, int], ...]
-    arrivals: tuple[tuple[int, int], ...]
+    links: tuple[tuple[int, int, int, int], ...]
+    ends: tuple[int, ...]
     byte_ticks: int
-    source_byte_ticks: int
     moved: int = 0
 
 
@@ -54,23 +52,23 @@ class Mesh:
         self.store_route = cache(self._store_route)
         self.copy_route = cache(self._copy_route)
 
-    def reserve(self, route: Route, now: int, size: int) -> tuple[int, int]:
-        """Reserves `route` for `size` bytes ready at cycle `now`: (start in ticks, cycle the source is free)."""
-        free = self._free
-        start = now * self.ticks
-        for link, delay, _ in route.links:
-            ready = free[link] - delay
-            if ready > start:
-                start = ready
-        for link, delay, byte_ticks in route.links:
-            free[link] = start + delay + size * byte_ticks
-        route.moved += size
-        return start, -(-(start + size * route.source_byte_ticks) // self.ticks)
+    def reserve(self, route: Route, now: int, size: int) -> tuple[int, int, list[int]]:
+        """Reserves `route` for `size` bytes that are ready at cycle `now`.
 
-    def arrivals(self, route: Route, start: int, size: int) -> list[int]:
-        """The cycles at which all of `size` bytes are in each destination of `route`, in its order of destinations."""
-        end = start + size * route.byte_ticks
-        return [-(-(end + delay) // self.ticks) + self._sram for _, delay in route.arrivals]
+        Returns the cycles at which it starts, at which its source is free, and at which it is whole at each end.
+        """
+        free, ready = self._free, now * self.ticks
+        heads: list[int] = []
+        for link, before, hop, byte_ticks in route.links:
+            head = heads[before] + hop if heads else ready
+            if head < free[link]:
+                head = free[link]
+            free[link] = head + size * byte_ticks
+            heads.append(head)
+        route.moved += size
+        ticks, body = self.ticks, size * route.byte_ticks
+        source_free = -(-(heads[0] + size * route.links[0][3]) // ticks)
+        return heads[0] // ticks, source_free, [-(-(heads[end] + body) // ticks) + self._sram for end in route.ends]
 
     @property
     def bytes_moved(self) -> int:
@@ -81,7 +79,7 @@ class Mesh:
         """The most bytes that one link of the mesh, one SRAM port and one DMA engine have moved (in one direction)."""
         moved = [0] * len(self._free)
         for route in self._routes:
-            for link, _, _ in route.links:
+            for link, *_ in route.links:
                 moved[link] += route.moved
         most = {"link": 0, "sram": 0, "engine": 0}
         for name, link in self._numbers.items():
@@ -101,33 +99,23 @@ class Mesh:
     def _store_route(self, tile: int, engine: int) -> Route:
         """From the SRAM of a tile to a DMA engine."""
         target = self._machine.dma_position(engine)
-        links = [(self._number(("sram", tile, "read")), 0, self._port_ticks)]
-        delay = 0
-        for link in self._path(self._position(tile), target):
-            links.append((self._number(link), delay, self._link_ticks))
-            delay += self._hop
-        links.append((self._number(("engine", engine, "in")), delay, self._link_ticks))
-        return self._route(tuple(links), ((-1, delay),), self._port_ticks)
+        tree = _Tree(("sram", tile, "read"), self._port_ticks)
+        end = tree.grow(self._path(self._position(tile), target), self._hop, self._link_ticks)
+        tree.add(("engine", engine, "in"), end, 0, self._link_ticks)
+        return self._route(tree)
 
     def _tree(self, port: object, port_ticks: int, source: Position, tiles: Iterable[int]) -> Route:
         """The union of the XY paths from `source` to all tiles, each ending in the tile's SRAM write port."""
-        links = {port: (0, port_ticks)}
-        arrivals = []
+        tree = _Tree(port, port_ticks)
         for tile in tiles:
-            delay = 0
-            for link in self._path(source, self._position(tile)):
-                links[link] = (delay, self._link_ticks)
-                delay += self._hop
-            links["sram", tile, "write"] = (delay, self._port_ticks)
-            arrivals.append((tile, delay))
-        reserved = tuple((self._number(link), delay, ticks) for link, (delay, ticks) in links.items())
-        return self._route(reserved, tuple(arrivals), port_ticks)
+            end = tree.grow(self._path(source, self._position(tile)), self._hop, self._link_ticks)
+            tree.add(("sram", tile, "write"), end, 0, self._port_ticks)
+        return self._route(tree)
 
-    def _route(
-        self, links: tuple[tuple[int, int, int], ...], arrivals: tuple[tuple[int, int], ...], source_byte_ticks: int
-    ) -> Route:
+    def _route(self, tree: _Tree) -> Route:
         """A new route; its body moves at the rate of the slowest of links and ports."""
-        route = Route(links, arrivals, max(self._link_ticks, self._port_ticks), source_byte_ticks)
+        links = tuple((self._number(link), *rest) for link, *rest in tree.links)
+        route = Route(links, tuple(tree.ends), max(self._link_ticks, self._port_ticks))  # type: ignore[arg-type]
         self._routes.append(route)
         return route
 
@@ -152,3 +140,27 @@ class Mesh:
             self._numbers[link] = len(self._free)
             self._free.append(0)
         return self._numbers[link]
+
+
+class _Tree:
+    """A route under construction, links by name; the first is the source's port."""
+
+    def __init__(self, port: object, byte_ticks: int):
+        self.links: list[tuple[object, int, int, int]] = [(port, 0, 0, byte_ticks)]
+        self.ends: list[int] = []
+        self._places: dict[object, int] = {}
+
+    def grow(self, path: list[object], hop: int, byte_ticks: int) -> int:
+        """Follows `path`, along links that are there and new ones; returns the place of its last link."""
+        at = 0
+        for link in path:
+            if link not in self._places:
+                self._places[link] = len(self.links)
+                self.links.append((link, at, hop, byte_ticks))
+            at = self._places[link]
+        return at
+
+    def add(self, port: object, before: int, hop: int, byte_ticks: int) -> None:
+        """A destination's port behind the link at `before`."""
+        self.ends.append(len(self.links))
+        self.links.append((port, before, hop, byte_ticks))

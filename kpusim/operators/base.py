@@ -40,6 +40,8 @@ class Operator(Protocol):
     """One operator with its dimensions. Families are attrs classes found by `family` in `operators.FAMILIES`."""
 
     family: ClassVar[str]
+    error_origin: ClassVar[str]
+    """Where `error_bound` comes from, in words."""
 
     @property
     def dimensions(self) -> Mapping[str, int]:

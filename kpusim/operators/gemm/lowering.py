@@ -184,6 +184,18 @@ class _Lowering:
     def seat(self, groups: int, offset: int) -> Seat:
         return Seat(groups, self.machine.dma_engines, offset)
 
+    def seat_of_columns(self) -> Seat:
+        """Engines for the grid columns. A column's tiles stand in several tile rows: an engine of one of them loads."""
+        columns, copies = self.machine.tiles.columns, self.map.grid_m
+        rows, rest = divmod(self.map.grid_n, columns)
+        half = columns // 2
+        near = self.machine.dma.placement == "row-ends" and rows > 1 and rest == 0 and copies > 1
+        if not near or half % copies or rows * copies != self.machine.tiles.rows:
+            return self.seat(self.map.grid_n, 1)
+        row, side = ENGINE // 2, ENGINE % 2
+        first = row % rows * columns + side * half + row // rows
+        return Seat(self.map.grid_n, self.machine.dma_engines, 1, first, copies)
+
     # Sections -----------------------------------------------------------------------------------------------------
 
     def load_a(self) -> Section:
@@ -252,7 +264,7 @@ class _Lowering:
 
     def load_b(self) -> Section:
         """HBM to the tiles of a grid column."""
-        seat, count = self.seat(self.map.grid_n, 1), Name("s")
+        seat, count = self.seat_of_columns(), Name("s")
         slot = count % self.map.slots
 
         def load(group: Expr) -> Instruction:
@@ -394,6 +406,8 @@ class Seat:
     groups: int
     engines: int
     offset: int
+    first: Expr | None = None  # where given: the engine's first group, and `step` to its next
+    step: int = 1
 
     @property
     def share(self) -> int:
@@ -409,6 +423,8 @@ class Seat:
         """An instruction for each group of the executing engine."""
         if self.share == 1:
             return build(Name("g"))
+        if self.first is not None:
+            return loop("n", self.share, build(Name("g") + Name("n") * self.step))
         first = ENGINE * self.share
         count: Expr = Const(self.share)
         if self.groups % self.share:
@@ -417,6 +433,8 @@ class Seat:
 
     def section(self, queue: int, body: tuple[Node, ...]) -> Section:
         """The section of these engines' queue."""
+        if self.first is not None:
+            return Section("dma", 0, self.engines, 1, queue, (("g", self.first),), body)
         if self.share > 1:
             return Section("dma", 0, ceil_div(self.groups, self.share), 1, queue, (), body)
         first = min(self.offset, self.stride - 1)
@@ -429,7 +447,7 @@ def _choices(
 ) -> tuple[tuple[str, str, str], ...]:
     estimate = next(cost for other, cost in weighed if other is mapping)
     along_m, along_n = mapping.rounds(problem)
-    parts = {"matrix": estimate.matrix, "HBM": estimate.hbm, "DMA": estimate.dma}
+    parts = {"matrix": estimate.matrix, "HBM": estimate.hbm, "DMA": estimate.dma, "NoC": estimate.noc}
     longest = max(parts, key=lambda name: parts[name])
     return (
         ("tile grid", f"{mapping.grid_m} x {mapping.grid_n}", f"blocks of A to {mapping.grid_n} tiles at once, of B to {mapping.grid_m}"),

@@ -1,16 +1,15 @@
 """GEMM mappings: how the output is spread over tiles and time, and what a mapping costs by the closed formulas.
 
-The tiles form a logical grid. In one round, tile (im, in) keeps a block of `block_m` x `block_n` results in its SRAM and
-works through K in steps of `block_k`; each block of A goes to the `grid_n` tiles of its grid row at once, each block of B
-to the `grid_m` tiles of its grid column. Rounds follow each other until all of the output is done, rows outermost. With
-`resident`, a whole row of rounds keeps its A on chip: every tile of a grid row holds a share of A's K range, and hands it to its
-row by tile-to-tile multicast, so that HBM delivers A once however often the row comes back to it.
+The tiles form a logical grid. In one round, tile (im, in) keeps a block of `block_m` x `block_n` results in its SRAM
+and works through K in steps of `block_k`; each block of A goes to the `grid_n` tiles of its grid row at once, each block
+of B to the `grid_m` tiles of its grid column. Rounds follow each other until all of the output is done, rows outermost.
+With `resident`, a whole row of rounds keeps its A on chip: every tile of a grid row holds a share of A's K range and
+hands it to its row by tile-to-tile multicast, so that HBM delivers A once however often the row comes back to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 
 from attrs import frozen
 
@@ -23,7 +22,8 @@ from kpusim.machine import Machine
 __all__ = ["Cost", "Mapping", "Problem", "choose", "cost", "mappings", "weigh"]
 
 ACCUMULATOR_BYTES = 4
-STRIP_ELEMENTS = 8192  # results that one cast and one store handle: 16 KiB of bf16, a chunk
+STRIP_ELEMENTS = 8192  # results that one cast and one store handle at most: 16 KiB of bf16, a chunk
+PROMISING = 40  # output blockings that are weighed in every depth
 
 
 @frozen
@@ -80,8 +80,8 @@ class Mapping:
 
     @property
     def strip_rows(self) -> int:
-        """Rows of results that one cast and one store handle."""
-        return min(self.block_m, max(1, STRIP_ELEMENTS // self.block_n))
+        """Rows of results that one cast and one store handle: a quarter of the block at most, so that they overlap."""
+        return max(1, min(ceil_div(self.block_m, 4), STRIP_ELEMENTS // self.block_n))
 
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile: slots of A and B, accumulators, two output strips, and the resident share of A."""
@@ -130,43 +130,50 @@ class Cost:
     matrix: int
     hbm: int
     dma: int
+    noc: int
     exposed: int
     hbm_bytes: int
 
     @property
     def cycles(self) -> int:
         """The longest of the overlapping parts, and what nothing overlaps."""
-        return max(self.matrix, self.hbm, self.dma) + self.exposed
+        return max(self.matrix, self.hbm, self.dma, self.noc) + self.exposed
 
 
 def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     """The cost of `mapping` in closed form (cycles, launch not included)."""
     rounds_m, rounds_n = mapping.rounds(problem)
     rounds, steps = rounds_m * rounds_n, mapping.steps(problem)
-    block_m, block_n = min(mapping.block_m, problem.m), min(mapping.block_n, problem.n)
-    occupancy, drain = matmul_timer(machine, problem.dtype, accumulate=True)(
-        block_m, block_n, min(mapping.block_k, problem.k)
-    )
-    results = block_m * block_n
-    strips = ceil_div(block_m, mapping.strip_rows)
-    cast_bytes = results * (ACCUMULATOR_BYTES + problem.out_bytes)
-    cast = vector_timer(machine, "move")(results, cast_bytes) + (strips - 1) * machine.vector.startup_cycles
-    overlapped = mapping.accumulators > 1
-    matrix = rounds * (steps * occupancy + (0 if overlapped else drain + cast))
-    matrix = max(matrix, rounds * cast)
+    matrix, behind = _matrix_cycles(mapping, problem, machine)
     traffic = mapping.hbm_bytes(problem, machine.hbm.access_bytes)
     rate = machine.hbm.attainable_bytes_per_cycle
+    hbm = max(int(traffic / rate), _activation_cycles(mapping, problem, machine))
     a_step = mapping.block_m * mapping.block_k * problem.factor_bytes
     b_step = mapping.block_n * mapping.block_k * problem.factor_bytes
-    first = mapping.grid_m * a_step + mapping.grid_n * b_step
+    dma = max(_queue_cycles(mapping.grid_m, a_step, machine), _queue_cycles(mapping.grid_n, b_step, machine))
+    dma = max(dma, int((a_step + b_step) / machine.sram.ports.dma))
+    noc = _noc_cycles(mapping, a_step, b_step, machine)
+    first = min(mapping.grid_m * a_step + mapping.grid_n * b_step, traffic)
     last = min(problem.m, mapping.grid_m * mapping.block_m) * min(problem.n, mapping.grid_n * mapping.block_n)
     latency = machine.hbm.read_cycles + machine.hbm.controller_cycles + machine.dma.setup_cycles
-    exposed = latency + int(min(first, traffic) / rate) + (cast + drain if overlapped else 0)
-    exposed += int(last * problem.out_bytes / rate) if rounds == 1 or matrix > traffic / rate else 0
-    hbm = max(int(traffic / rate), _activation_cycles(mapping, problem, machine))
-    dma = rounds * steps * max(_queue_cycles(mapping.grid_m, a_step, machine), _queue_cycles(mapping.grid_n, b_step, machine))
-    port = rounds * steps * int((a_step + b_step) / machine.sram.ports.dma)
-    return Cost(matrix, hbm, max(dma, port), exposed, traffic)
+    exposed = latency + max(int(first / rate), dma) + behind
+    exposed += int(last * problem.out_bytes / rate) if rounds == 1 or matrix > hbm else 0
+    return Cost(matrix, hbm, rounds * steps * dma, rounds * steps * noc, exposed, traffic)
+
+
+def _matrix_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, int]:
+    """Cycles of a tile's matrix engine with the casts that hold it up, and of the cast behind the last round."""
+    rounds_m, rounds_n = mapping.rounds(problem)
+    rounds, steps = rounds_m * rounds_n, mapping.steps(problem)
+    block_m, block_n = min(mapping.block_m, problem.m), min(mapping.block_n, problem.n)
+    multiply = matmul_timer(machine, problem.dtype, accumulate=True)
+    occupancy, drain = multiply(block_m, block_n, min(mapping.block_k, problem.k))
+    results = block_m * block_n
+    startup = (ceil_div(block_m, mapping.strip_rows) - 1) * machine.vector.startup_cycles
+    cast = vector_timer(machine, "move")(results, results * (ACCUMULATOR_BYTES + problem.out_bytes)) + startup
+    if mapping.accumulators > 1:
+        return rounds * max(steps * occupancy, cast), drain + cast
+    return rounds * (steps * occupancy + drain + cast), 0
 
 
 def _activation_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
@@ -179,63 +186,77 @@ def _queue_cycles(groups: int, size: int, machine: Machine) -> int:
     return ceil_div(groups, machine.dma_engines) * (machine.dma.setup_cycles + int(size / machine.dma.bytes_per_cycle))
 
 
+def _noc_cycles(mapping: Mapping, a_step: int, b_step: int, machine: Machine) -> int:
+    """Cycles a step of the busiest links: columns pass B on to its copies, rows pass A on from the tile that keeps it."""
+    tile_rows = ceil_div(mapping.grid_n, machine.tiles.columns)  # of one row of the grid
+    down = (tile_rows * b_step if mapping.grid_m > 1 else 0) + (a_step if tile_rows > 1 else 0)
+    along = a_step + b_step if mapping.resident else a_step
+    return int(max(down, along) / machine.noc.bytes_per_cycle)
+
+
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
-    """Mappings worth weighing, all of which fit into the SRAM."""
+    """Mappings worth weighing, all of which fit into the SRAM: the most promising blockings, in every depth."""
+    rate = machine.hbm.attainable_bytes_per_cycle
+    outlines: list[tuple[int, int, tuple[int, int, int, int]]] = []
     for grid_m, grid_n in _grids(problem, machine):
-        rows, columns = ceil_div(problem.m, grid_m), ceil_div(problem.n, grid_n)
-        for block_m in _blocks(rows, machine.matrix.rows, machine):
-            for block_n in _blocks(columns, machine.matrix.columns, machine):
-                yield from _depths(grid_m, grid_n, block_m, block_n, problem, machine)
+        for block_m in _blocks(ceil_div(problem.m, grid_m), machine.matrix.rows):
+            for block_n in _blocks(ceil_div(problem.n, grid_n), machine.matrix.columns):
+                if block_m * block_n * ACCUMULATOR_BYTES > machine.sram.capacity_bytes:
+                    continue
+                rounds_m, rounds_n = ceil_div(problem.m, grid_m * block_m), ceil_div(problem.n, grid_n * block_n)
+                folds = ceil_div(block_m, machine.matrix.rows) * ceil_div(block_n, machine.matrix.columns)
+                loads = (problem.m * problem.k + problem.n * problem.k * rounds_m) * problem.factor_bytes
+                work = rounds_m * rounds_n * folds * problem.k
+                outlines.append((max(work, int(loads / rate)), loads, (grid_m, grid_n, block_m, block_n)))
+    for _, _, outline in sorted(outlines)[:PROMISING]:
+        yield from _depths(outline, problem, machine)
 
 
-def _depths(
-    grid_m: int, grid_n: int, block_m: int, block_n: int, problem: Problem, machine: Machine
-) -> Iterator[Mapping]:
+def _depths(outline: tuple[int, int, int, int], problem: Problem, machine: Machine) -> Iterator[Mapping]:
     """The mappings of one output blocking that fit, for every way to spend the rest of the SRAM."""
+    grid_n, block_n = outline[1], outline[3]
     several = grid_n * block_n < problem.n
     for resident in (False, True) if several and grid_n > 1 else (False,):
         for accumulators in (1, 2):
+            found = 0
             for block_k in _k_blocks(problem, machine):
                 for slots in (4, 3, 2):
-                    mapping = Mapping(grid_m, grid_n, block_m, block_n, block_k, slots, accumulators, resident)
+                    mapping = Mapping(*outline, block_k, slots, accumulators, resident)
                     if mapping.sram_bytes(problem) <= machine.sram.capacity_bytes:
                         yield mapping
+                        found += 1
                         break
+                if found == 2:
+                    break
 
 
 def _grids(problem: Problem, machine: Machine) -> Iterator[tuple[int, int]]:
-    """Logical grids: the tile rows spread over M by powers of two, all other tiles over N."""
+    """Logical grids: tiles spread over M by powers of two, all others over N."""
     tiles = machine.tiles.count
     grid_m = 1
-    while grid_m <= tiles and (grid_m == 1 or grid_m < 2 * ceil_div(problem.m, 1)):
+    while grid_m <= tiles and grid_m < 2 * problem.m:
         yield grid_m, min(tiles // grid_m, problem.n)
         grid_m *= 2
 
 
-def _blocks(extent: int, array: int, machine: Machine) -> list[int]:
-    """Block sizes along one dimension: the extent in equal parts, each in whole folds of the array."""
-    most = int(sqrt(machine.sram.capacity_bytes / ACCUMULATOR_BYTES)) * 4
-    sizes = []
-    for parts in range(1, 65):
+def _blocks(extent: int, array: int) -> list[int]:
+    """Block sizes along one dimension: the extent in equal parts, and these in whole folds of the array."""
+    sizes: dict[int, None] = {}
+    parts = 1
+    while True:
         block = ceil_div(extent, parts)
-        if block > array:
-            block = ceil_div(block, array) * array
-        if block <= most and block not in sizes:
-            sizes.append(block)
+        sizes[block] = None
         if block <= array:
-            break
-        if len(sizes) == 6:
-            break
-    if not sizes:
-        sizes = [max(array, most // array * array)]
-    return sizes
+            return list(sizes)
+        sizes[ceil_div(block, array) * array] = None
+        parts += max(1, parts // 3)
 
 
 def _k_blocks(problem: Problem, machine: Machine) -> list[int]:
-    """Steps along K: powers of two of which a run fills whole HBM accesses, or all of a short K."""
+    """Steps along K, longest first: powers of two whose runs fill whole HBM accesses, or all of a short K."""
     least = max(8, machine.hbm.access_bytes // problem.factor_bytes)
-    sizes = [size for size in (least << i for i in range(8)) if size < problem.k]
-    return [problem.k, *reversed(sizes)] if problem.k <= least << 7 else list(reversed(sizes))
+    sizes = [least << i for i in range(6, -1, -1)]
+    return [problem.k, *(size for size in sizes if size < problem.k)] if problem.k <= sizes[0] else sizes
 
 
 def weigh(problem: Problem, machine: Machine) -> list[tuple[Mapping, Cost]]:
@@ -250,8 +271,8 @@ def weigh(problem: Problem, machine: Machine) -> list[tuple[Mapping, Cost]]:
 
 
 def choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> Mapping:
-    """Of those within 1 % of the fastest, the least HBM traffic (in steps of 5 %), then the fewest instructions."""
-    close = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * 1.01]
+    """Of those within 2 % of the fastest, the least HBM traffic (in steps of 5 %), then the fewest instructions."""
+    close = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * 1.02]
     least = min(cost.hbm_bytes for _, cost in close)
     lean = [item for item in close if item[1].hbm_bytes <= least * 1.05]
     return min(lean, key=lambda item: (item[0].instructions(problem), item[1].cycles))[0]

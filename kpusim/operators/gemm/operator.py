@@ -26,6 +26,7 @@ class Gemm:
     """out[m, n] = sum over k of a[m, k] * b[k, n] (b[n, k] with transpose_b), accumulated in fp32."""
 
     family: ClassVar[str] = "gemm"
+    error_origin: ClassVar[str] = "gamma_k * |a||b| for k sums in fp32 (Higham 2002, eq. 3.13)"
 
     m: int = field(validator=positive)
     n: int = field(validator=positive)
