@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SUMMARY = """\
-{program}: {sections} sections, {instructions} instructions in {loops} loops, {tensors} tensors, {semaphores} semaphores,
-{sram_bytes:,} bytes of each SRAM; fits {machine}; written to {output}"""
+{program}: {sections} sections, {instructions} instructions in {loops} loops, {tensors} tensors,
+{semaphores} semaphores, {sram_bytes:,} bytes of each SRAM; fits {machine}; written to {output}"""
 
 
 @click.command(short_help="Assemble a program's text to its array form.")

@@ -191,6 +191,8 @@ class _Assembler(Grammar):
     def body(self) -> tuple[Node, ...]:
         nodes: list[Node] = []
         while not self.c.accept("end"):
+            if self.c.token.kind == "eof":
+                self.c.fail("a loop or section without its end", self.c.token, ["end"])
             nodes.append(self.loop() if self.c.accept("for") else self.instruction())
         return tuple(nodes)
 

@@ -12,9 +12,9 @@ from attrs import define, frozen
 
 from kpusim.errors import UserError
 from kpusim.isa.expr import Const, Expr, Name, compiled, compiled_tuple, maximum, names_in
+from kpusim.isa.operands import BoxAt, ResolvedOperand, RowsAt, ViewAt
 from kpusim.isa.program import (
     Box,
-    Buffer,
     Instruction,
     Loop,
     Node,
@@ -25,11 +25,9 @@ from kpusim.isa.program import (
     Section,
     SemaphoreRef,
     Signal,
-    Tensor,
-    TensorMap,
     View,
 )
-from kpusim.isa.tables import DTYPE_BITS, Row, instruction_rows
+from kpusim.isa.tables import Row, instruction_rows
 
 __all__ = [
     "BoxAt",
@@ -47,73 +45,6 @@ __all__ = [
 Names = Mapping[str, int]
 Value = Callable[[Names], int]
 Values = Callable[[Names], tuple[int, ...]]
-
-
-@define
-class ViewAt:
-    """A view with numbers: `sizes` elements from `starts` on, in slot `slot`, of tiles `tiles` (None: its own tile)."""
-
-    buffer: Buffer
-    slot: int
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
-    tiles: range | None
-
-    @property
-    def dtype(self) -> str:
-        """Element type."""
-        return self.buffer.dtype
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return _product(self.sizes)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes, packed."""
-        return -(-self.elements * DTYPE_BITS[self.dtype] // 8)
-
-
-@define
-class BoxAt:
-    """A box with numbers: `sizes` elements from `starts` on; `clamped` is what of it lies inside the tensor."""
-
-    map: TensorMap
-    tensor: Tensor
-    number: int
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-    @property
-    def dtype(self) -> str:
-        """Element type."""
-        return self.tensor.dtype
-
-    @property
-    def clamped(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(starts, sizes) of the part inside the tensor; a size is 0 where nothing is."""
-        starts, sizes = self.starts, self.sizes
-        for start, size, extent in zip(starts, sizes, self.tensor.shape, strict=True):
-            if start < 0 or start + size > extent:
-                break
-        else:
-            return starts, sizes
-        extents = zip(starts, sizes, self.tensor.shape, strict=True)
-        high = [min(start + size, extent) for start, size, extent in extents]
-        low = tuple([max(start, 0) for start in starts])
-        return low, tuple([max(h - s, 0) for s, h in zip(low, high, strict=True)])
-
-
-@define
-class RowsAt:
-    """An index list."""
-
-    table: str
-    values: tuple[int, ...]
-
-
-ResolvedOperand = ViewAt | BoxAt | RowsAt | int | float
 
 
 @frozen
@@ -354,10 +285,12 @@ class _Builder:
             starts, sizes = starts_of(names), sizes_of(names)
             at = ViewAt(buffer, slot(names), starts, sizes, tiles(names))
             if not 0 <= at.slot < buffer.slots:
-                raise IndexError(f"{buffer.name} has {buffer.slots} slots; slot {at.slot} is none of them")
+                raise IndexError(
+                    f"{buffer.name} is [{buffer.slots}]{[*buffer.shape]}; there is no {buffer.name}[{at.slot}]"
+                )
             for start, size, extent in zip(starts, sizes, buffer.shape, strict=True):
                 if start < 0 or start + size > extent:
-                    raise IndexError(f"{buffer.name} is {buffer.shape}; {start} +: {size} leaves it")
+                    raise IndexError(f"{buffer.name} is [{buffer.slots}]{[*buffer.shape]}; {start} +: {size} leaves it")
             return at
 
         return resolve
@@ -400,10 +333,3 @@ class _Builder:
             return RowsAt(table, values[low : low + n])
 
         return resolve
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
