@@ -2,7 +2,16 @@
 
 import click
 
-__all__ = ["json_option", "machine_option", "set_option"]
+__all__ = [
+    "chunk_bytes",
+    "chunk_option",
+    "json_option",
+    "machine_option",
+    "plain_option",
+    "set_option",
+    "symbol_option",
+    "symbol_values",
+]
 
 machine_option = click.option(
     "-m",
@@ -20,3 +29,45 @@ set_option = click.option(
     help='Change one quantity of the machine, such as hbm.stacks=8 or clock="1.2 GHz". Repeatable.',
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with the keys told above.")
+plain_option = click.option("--plain", is_flag=True, help="Make every instruction an event: slower, the same cycles.")
+chunk_option = click.option(
+    "--chunk",
+    default="16 KiB",
+    show_default=True,
+    metavar="SIZE",
+    help='What a DMA engine asks for at once, such as "4 KiB": finer sharing, more events.',
+)
+symbol_option = click.option(
+    "--symbol",
+    "symbols",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a symbol of the workload, such as tokens=512. Repeatable.",
+)
+
+
+def chunk_bytes(text: str) -> int:
+    """The bytes of `--chunk`. Raises UserError."""
+    from kpusim.errors import UserError
+    from kpusim.machine.quantities import SIZE, BadValue, parse
+
+    try:
+        size = int(parse(text, SIZE, 1))
+    except BadValue as error:
+        raise UserError(error.problem, where="--chunk", found=text, allowed=error.allowed) from None
+    if size < 1:
+        raise UserError("too small", where="--chunk", found=text, allowed="at least 1 B")
+    return size
+
+
+def symbol_values(symbols: tuple[str, ...]) -> dict[str, str]:
+    """Name -> value of every `--symbol`. Raises UserError for one without a value."""
+    from kpusim.errors import UserError
+
+    values = {}
+    for symbol in symbols:
+        name, equals, value = symbol.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise UserError("not a symbol with its value", where=f"--symbol {symbol}", allowed="such as tokens=512")
+        values[name.strip()] = value.strip()
+    return values

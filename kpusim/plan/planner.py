@@ -9,7 +9,7 @@ from attrs import frozen
 from kpusim.errors import UserError
 from kpusim.isa.program import Tensor
 from kpusim.machine import Machine
-from kpusim.operators import Operator
+from kpusim.operators import Lowered, Operator
 from kpusim.plan.bind import Bound, Shaped, bind, shapes
 from kpusim.plan.expression import evaluate, resolve_symbols
 from kpusim.plan.load import WorkloadFile
@@ -34,7 +34,10 @@ class Standing:
 
 @frozen
 class Step:
-    """One operator in time. label: its name in the file; name: with the iteration of its repeat block."""
+    """One operator in time. label: its name in the file; name: with the iteration of its repeat block.
+
+    lowered: its program, where planning needed it.
+    """
 
     name: str
     label: str
@@ -42,6 +45,7 @@ class Step:
     boundary: Boundary
     ports: Mapping[str, Standing]
     where: str
+    lowered: Lowered | None = None
 
 
 @frozen
@@ -55,14 +59,24 @@ class Plan:
     memory: Memory
 
 
-def operator_plan(operator: Operator, machine: Machine) -> Plan:
-    """One launch of one operator. Raises UserError if its tensors do not fit into the HBM."""
-    sizes = {port.name: Tensor(port.name, port.dtype, port.shape, port.role).size_bytes for port in operator.ports}
-    lifetimes = [Lifetime(name, size, 0, 0) for name, size in sizes.items()]
-    memory = place(lifetimes, 1, machine, operator.family)
-    ports = {item.tensor.name: Standing(item.tensor.name, item.address) for item in memory.places}
-    step = Step(operator.family, operator.family, operator, "launch", ports, operator.family)
-    return Plan(operator.family, machine, {}, (step,), memory)
+def operator_plan(operator: Operator, machine: Machine, name: str | None = None) -> Plan:
+    """One launch of one operator, called `name`, with its tensors laid out as its lowering has them.
+
+    Raises UserError if the operator cannot be lowered, or its tensors do not fit into the HBM.
+    """
+    name = name or operator.family
+    for port in operator.ports:  # told before a lowering of such a size is tried
+        place([Lifetime(port.name, Tensor(port.name, port.dtype, port.shape, "in").size_bytes, 0, 0)], 1, machine, name)
+    lowered = operator.lower(machine)
+    tensors = lowered.program.tensors
+    lifetimes = [Lifetime(tensor.name, tensor.size_bytes, 0, 0) for tensor in tensors]
+    memory = place(lifetimes, 1, machine, name)
+    ports = {
+        tensor.name: Standing(tensor.name, item.address, tensor.block)
+        for tensor, item in zip(tensors, memory.places, strict=True)
+    }
+    step = Step(name, name, operator, "launch", ports, name, lowered)
+    return Plan(name, machine, {}, (step,), memory)
 
 
 def plan_workload(
@@ -78,12 +92,10 @@ def plan_workload(
         if name not in declared:
             raise UserError("no such run", where=loaded.file.name, found=name, allowed=list(declared) or "none")
     varied = {symbol for run in declared.values() for symbol in run}
-    if runs:
-        chosen = {name: declared[name] for name in runs}
-    elif declared and not varied & changes.keys():
-        chosen = dict(declared)
+    shown = ", ".join(f"{name}={value}" for name, value in changes.items())
+    if runs or (declared and not varied & changes.keys()):
+        chosen = {f"{name} {shown}".strip(): declared[name] for name in runs or declared}
     else:
-        shown = ", ".join(f"{name}={value}" for name, value in changes.items())
         chosen = {shown or loaded.workload.name: {}}
     return tuple(plan_run(loaded, machine, name, values, changes) for name, values in chosen.items())
 

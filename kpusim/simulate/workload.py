@@ -56,6 +56,23 @@ class OpTime:
         """The cycle after its last."""
         return self.start + self.executed.run.cycles
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the operator; of a program that is no operator, those that it executed."""
+        counters = self.executed.run.counters
+        return self.step.operator.macs or sum(counters[name] for name in counters if name.startswith("macs."))
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of the operator, or two for each multiply-accumulate executed."""
+        return self.step.operator.flops or 2 * self.macs
+
+    @property
+    def math_dtype(self) -> str:
+        """Dtype of the factors of its matmuls; where the arrays cannot multiply that, one that they can."""
+        dtype, rates = self.step.operator.math_dtype, self.executed.run.machine.matrix.macs_per_cell
+        return dtype if dtype in rates else next(iter(rates))
+
 
 @frozen(eq=False)
 class PlanRun:
@@ -116,10 +133,12 @@ class Timeline:
 
 
 def run_plans(
-    plans: tuple[Plan, ...], options: Options | None = None, listener: Listener | None = None
-) -> Iterator[PlanRun]:
+    plans: tuple[Plan, ...], options: Options | None = None, listener: Listener | None = None,
+    begins: Callable[[str], object] | None = None,
+) -> Iterator[PlanRun]:  # fmt: skip
     """Simulates plans one after the other, each from cycle 0; yields each when it is complete.
 
+    begins: called with the name of each step before it is simulated, or found to be known already.
     Steps with the same operator, at addresses that differ by multiples of the machine's alignment, are simulated once.
     Raises UserError where an operator cannot be lowered or a tensor's layout is not the one that the lowering reads.
     """
@@ -127,12 +146,14 @@ def run_plans(
     for plan in plans:
         timeline, ops = Timeline(plan.machine.front_end), []
         for step in plan.steps:
+            name = step.name if len(plans) == 1 else f"{plan.name}: {step.name}"
+            if begins is not None:
+                begins(name)
             executed = _executed(step, plan, chosen, listener, memo)
             before = timeline.now
             start = timeline.add(step.boundary, executed.run.cycles)
             ops.append(OpTime(step, executed, start, start - before))
             if listener is not None:
-                name = step.name if len(plans) == 1 else f"{plan.name}: {step.name}"
                 listener.op(name, ops[-1], offset)
         yield PlanRun(plan, tuple(ops), timeline.launches)
         offset += timeline.now
@@ -140,6 +161,8 @@ def run_plans(
 
 def lowered_for(step: Step, plan: Plan) -> Lowered:
     """The program of a step. Raises UserError where its tensors are not laid out as the workload says."""
+    if step.lowered is not None:
+        return step.lowered
     lowered = step.operator.lower(plan.machine)
     for tensor in lowered.program.tensors:
         standing = step.ports[tensor.name]

@@ -1,0 +1,67 @@
+"""A program on random data, with every hazard checked; compared with an operator's reference where there is one."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from kpusim.errors import UserError
+from kpusim.function import Executor, Verdict, compare, random_inputs
+from kpusim.function.dtypes import Array
+from kpusim.isa.program import Program
+from kpusim.machine import Machine
+from kpusim.operators import Operator
+from kpusim.plan import Plan, Step
+from kpusim.simulate.run import simulate
+from kpusim.simulate.workload import lowered_for
+
+__all__ = ["Verification", "execute", "judge", "verify_step"]
+
+
+@frozen
+class Verification:
+    """The verdict on one output of one operator."""
+
+    operator: str
+    output: str
+    verdict: Verdict
+
+
+def execute(
+    program: Program, machine: Machine, seeds: dict[str, int], addresses: list[int] | None = None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(inputs, outputs) by tensor of an execution in plain mode on random inputs; seeds: by tensor, 0 where none.
+
+    Raises HazardError for what hardware would get wrong, and UserError for outputs that are not complete.
+    """
+    taken = [tensor.name for tensor in program.tensors if tensor.role != "out"]
+    drawn = {seed: random_inputs(program, seed) for seed in {seeds.get(name, 0) for name in taken}}
+    inputs = {name: drawn[seeds.get(name, 0)][name] for name in taken}
+    executor = Executor(program, machine, inputs)
+    simulate(program, machine, addresses, plain=True, watcher=executor)
+    return inputs, executor.outputs()
+
+
+def judge(name: str, operator: Operator, inputs: dict[str, Array], outputs: dict[str, Array]) -> list[Verification]:
+    """A verdict for each output of `operator`. Raises UserError where the tensors are not the operator's."""
+    for port in operator.ports:
+        values = (inputs if port.role == "in" else outputs).get(port.name)
+        found = None if values is None else values.shape
+        if found != port.shape:
+            raise UserError(f"{operator.family} has another {port.name}", found=found, allowed=str(port.shape))
+    reference, bound = operator.reference(inputs), operator.error_bound(inputs)
+    verdicts = {
+        port.name: compare(
+            outputs[port.name], reference[port.name], port.dtype, bound=bound[port.name], origin=operator.error_origin
+        )
+        for port in operator.ports
+        if port.role != "in"
+    }
+    return [Verification(name, output, verdict) for output, verdict in verdicts.items()]
+
+
+def verify_step(step: Step, plan: Plan) -> list[Verification]:
+    """Executes a step on inputs of its tensors' seeds; a verdict for each output. Raises as `execute`."""
+    program = lowered_for(step, plan).program
+    seeds = {port: standing.seed for port, standing in step.ports.items()}
+    addresses = [step.ports[tensor.name].address for tensor in program.tensors]
+    return judge(step.label, step.operator, *execute(program, plan.machine, seeds, addresses))

@@ -1,0 +1,170 @@
+"""The rows of a report: numbers by operator and in total, as values and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import asdict, frozen
+
+from kpusim.costs import compute_bound_cycles, hbm_bound_cycles
+from kpusim.report.bound import Bound, bound_of
+from kpusim.simulate.shares import Share, shares, top_stall
+from kpusim.simulate.workload import OpTime, PlanRun
+
+__all__ = ["Row", "Total", "result_json", "rows_of", "total_of"]
+
+
+@frozen
+class Stall:
+    """What `unit`s waited for most, and for which part of their cycles."""
+
+    unit: str
+    cause: str
+    share: float
+
+
+@frozen(kw_only=True)
+class Row:
+    """One operator: times in cycles and microseconds of one execution, without what its boundaries cost.
+
+    count: executions of it in the run. gap_cycles: of the launches or barriers before all of them.
+    matrix_utilisation: multiply-accumulates over what all arrays could do in the same cycles. roof_cycles: the larger
+    of the closed bounds of the arrays and of the HBM (compulsory bytes at the attainable bandwidth); distance: cycles
+    over roof_cycles.
+    """
+
+    operator: str
+    family: str
+    count: int
+    shape: Mapping[str, int]
+    boundary: str
+    start_cycle: int
+    gap_cycles: int
+    cycles: int
+    microseconds: float
+    tflops: float
+    matrix_utilisation: float
+    hbm_read_bytes: int
+    hbm_write_bytes: int
+    hbm_gbytes_per_second: float
+    roof: str
+    roof_cycles: int
+    distance: float
+    compulsory_bytes: int
+    io_bound_bytes: int
+    top_stall: Stall
+    bound: Bound
+    counters: Mapping[str, int]
+    units: Mapping[str, Share]
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Read and written."""
+        return self.hbm_read_bytes + self.hbm_write_bytes
+
+
+@frozen(kw_only=True)
+class Total:
+    """A whole run: from the first launch to the end of the last operator."""
+
+    cycles: int
+    microseconds: float
+    tflops: float
+    matrix_utilisation: float
+    hbm_read_bytes: int
+    hbm_write_bytes: int
+    hbm_gbytes_per_second: float
+    roof_cycles: int
+    distance: float
+    launches: int
+    gap_cycles: int
+    peak_hbm_bytes: int
+    peak_hbm_padded_bytes: int
+    hbm_capacity_bytes: int
+
+
+def rows_of(run: PlanRun) -> list[Row]:
+    """A row for each operator of the file; iterations of a repeat block and equal boundaries are one row."""
+    groups: dict[tuple[str, int], list[OpTime]] = {}
+    for op in run.ops:
+        groups.setdefault((op.step.label, id(op.executed)), []).append(op)
+    return [_row(ops) for ops in groups.values()]
+
+
+def _row(ops: Sequence[OpTime]) -> Row:
+    op, gaps = ops[0], sum(op.gap for op in ops)
+    run, operator, machine = op.executed.run, op.step.operator, op.executed.run.machine
+    read, write = run.counters["hbm.read_bytes"], run.counters["hbm.write_bytes"]
+    seconds = max(run.cycles, 1) / machine.clock_hz
+    roof, roof_cycles = _roof(op)
+    peak = machine.peak_macs_per_cycle(op.math_dtype)
+    return Row(
+        operator=op.step.label,
+        family=operator.family,
+        count=len(ops),
+        shape=dict(operator.dimensions),
+        boundary=op.step.boundary,
+        start_cycle=op.start,
+        gap_cycles=gaps,
+        cycles=run.cycles,
+        microseconds=run.seconds * 1e6,
+        tflops=op.flops / seconds / 1e12,
+        matrix_utilisation=op.macs / (peak * max(run.cycles, 1)),
+        hbm_read_bytes=read,
+        hbm_write_bytes=write,
+        hbm_gbytes_per_second=(read + write) / seconds / 1e9,
+        roof=roof,
+        roof_cycles=roof_cycles,
+        distance=run.cycles / max(roof_cycles, 1),
+        compulsory_bytes=operator.compulsory_bytes,
+        io_bound_bytes=operator.io_bound_bytes(machine),
+        top_stall=Stall(*top_stall(run)),
+        bound=bound_of(run, gaps // len(ops) if op.step.boundary == "launch" else 0),
+        counters=run.counters,
+        units=shares(run),
+    )
+
+
+def _roof(op: OpTime) -> tuple[str, int]:
+    """The name and the cycles of the lower roof."""
+    operator, machine = op.step.operator, op.executed.run.machine
+    compute = compute_bound_cycles(machine, op.macs, op.math_dtype)
+    memory = hbm_bound_cycles(machine, operator.compulsory_bytes)
+    return ("matrix compute", compute) if compute >= memory else ("HBM bandwidth", memory)
+
+
+def total_of(run: PlanRun) -> Total:
+    """The sums over all steps, and what the run needs of the HBM."""
+    machine = run.plan.machine
+    seconds = run.cycles / machine.clock_hz
+    counters = [op.executed.run.counters for op in run.ops]
+    read, write = (sum(each[f"hbm.{way}_bytes"] for each in counters) for way in ("read", "write"))
+    busiest = sum(op.macs / machine.peak_macs_per_cycle(op.math_dtype) for op in run.ops)
+    roof = sum(_roof(op)[1] for op in run.ops)
+    return Total(
+        cycles=run.cycles,
+        microseconds=seconds * 1e6,
+        tflops=sum(op.flops for op in run.ops) / seconds / 1e12,
+        matrix_utilisation=busiest / run.cycles,
+        hbm_read_bytes=read,
+        hbm_write_bytes=write,
+        hbm_gbytes_per_second=(read + write) / seconds / 1e9,
+        roof_cycles=roof,
+        distance=run.cycles / max(roof, 1),
+        launches=run.launches,
+        gap_cycles=sum(op.gap for op in run.ops),
+        peak_hbm_bytes=run.memory.peak_bytes,
+        peak_hbm_padded_bytes=run.memory.peak_padded_bytes,
+        hbm_capacity_bytes=machine.hbm.total_capacity_bytes,
+    )
+
+
+def result_json(run: PlanRun) -> dict[str, Any]:
+    """One run for JSON: name, symbols, operators (a Row each), total."""
+    return {
+        "name": run.plan.name,
+        "symbols": dict(run.plan.symbols),
+        "operators": [asdict(row) for row in rows_of(run)],
+        "total": asdict(total_of(run)),
+    }
