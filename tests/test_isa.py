@@ -17,6 +17,7 @@ from kpusim.isa.tables import DTYPE_GROUPS, instruction_rows
 from kpusim.isa.walk import section_codes
 from kpusim.machine import load_machine
 from kpusim.machine.limits import limits_of
+from kpusim.operators.gemm.operator import Gemm
 
 ROOT = Path(__file__).parent.parent
 KASM = sorted(data_dir("workloads").glob("kasm/*.kasm"))
@@ -384,6 +385,15 @@ def test_hand_written_programs(path):
     check_program(program, limits_of(machine))
     assert assemble(disassemble(program)) == program
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
+
+
+@pytest.mark.parametrize("machine", ["kpu-tiny", "kpu-edge", "kpu-datacenter"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 100, 257), (512, 64, 300)])
+def test_lowered_programs_pass_and_come_back(machine, shape):
+    loaded = load_machine(machine)
+    program = Gemm(*shape).lower(loaded).program
+    check_program(program, limits_of(loaded))
+    assert assemble(disassemble(program)) == program == from_arrays(to_arrays(program))
 
 
 def test_steps_say_where_they_leave_what_they_index():
