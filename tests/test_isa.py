@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trace_samples
 from click.testing import CliRunner
 
 from kpusim.cli import main
@@ -18,6 +19,7 @@ from kpusim.isa.walk import section_codes
 from kpusim.machine import load_machine
 from kpusim.machine.limits import limits_of
 from kpusim.operators.gemm.operator import Gemm
+from kpusim.trace.reader import open_trace
 
 ROOT = Path(__file__).parent.parent
 KASM = sorted(data_dir("workloads").glob("kasm/*.kasm"))
@@ -425,6 +427,21 @@ def test_asm_writes_nothing_when_the_program_is_wrong(tmp_path):
     done = CliRunner().invoke(main, ["asm", str(source)])
     assert (done.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["p.kasm"])
     assert "p.kasm: pc 1 (load, line 27): a is [2][4, 8]; there is no a[2]" in done.stderr
+
+
+def test_disasm_of_a_trace(tmp_path, monkeypatch):
+    program, path = assemble(GEMM), tmp_path / "run.h5"
+    monkeypatch.setattr(trace_samples, "PROGRAM", disassemble(program))
+    monkeypatch.setattr(trace_samples, "LINES", to_arrays(program))
+    trace_samples.write(path, [trace_samples.spans(9), trace_samples.spans(5)], [0, 1, 0])
+    with open_trace(path) as trace:
+        assert from_arrays(trace.program_arrays(1)) == program
+    run = CliRunner()
+    assert run.invoke(main, ["disasm", str(path), "--op", "op2"]).output == disassemble(program)
+    done = run.invoke(main, ["disasm", str(path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "ran several programs; choose one with --op; allowed: op0, op1, op2" in done.stderr
+    assert "has no such operator; found 'op3'" in run.invoke(main, ["disasm", str(path), "--op", "op3"]).stderr
 
 
 @pytest.mark.parametrize("content", [None, b"text", b"\x89HDF nothing", b"PK\x03\x04 nothing"])

@@ -1,4 +1,4 @@
-"""The hand-written programs of `workloads/kasm`: their results against float64, hazards looked for, both modes alike."""
+"""The hand-written programs of `workloads/kasm`: results against float64, no hazards, both modes alike."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ BF16 = 2.0**-8  # of p, between the two products
 
 
 def flash_attention(q, k, v):
-    """Scores are off by gamma(64) of sum |q||k| / 8, of up to twice that from their maximum; their exponentials by as much
-    relatively, by roundings of the updates of eight blocks, and by bf16: twice, as o and l see the same p."""
+    """Scores and their maxima are off by gamma(64) of sum |q||k| / 8 each; exponentials by as much relatively, by the
+    updates of eight blocks, and by bf16. All of it counts twice, in o and in l."""
     scores, sums = q @ k.T / 8, np.abs(q) @ np.abs(k).T / 8
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
