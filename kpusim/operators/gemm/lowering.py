@@ -457,6 +457,6 @@ def _choices(
         ("A on chip", "yes" if mapping.resident else "no", "read once a row of rounds" if mapping.resident else f"read {along_n} times"),
         ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
         ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"in {estimate.hbm} cycles at the attainable bandwidth"),
-        ("estimate", f"{estimate.cycles} cycles", f"{longest} is the longest part; {estimate.exposed} cycles overlap with nothing"),
+        ("estimate", f"{estimate.cycles} cycles", f"{longest} is the longest part"),
         ("weighed", f"{len(weighed)} mappings", "by the closed cycle formulas"),
     )

@@ -22,8 +22,9 @@ from kpusim.machine import Machine
 __all__ = ["Cost", "Mapping", "Problem", "choose", "cost", "mappings", "weigh"]
 
 ACCUMULATOR_BYTES = 4
-STRIP_ELEMENTS = 8192  # results that one cast and one store handle at most: 16 KiB of bf16, a chunk
-PROMISING = 40  # output blockings that are weighed in every depth
+STRIP_ELEMENTS = 4096  # results that one cast and one store handle at most: large blocks overlap the two
+PROMISING = 30  # output blockings that are weighed in every depth
+DEPTHS = 4  # steps along K that are weighed for each, from the longest that fits
 
 
 @frozen
@@ -80,8 +81,8 @@ class Mapping:
 
     @property
     def strip_rows(self) -> int:
-        """Rows of results that one cast and one store handle: a quarter of the block at most, so that they overlap."""
-        return max(1, min(ceil_div(self.block_m, 4), STRIP_ELEMENTS // self.block_n))
+        """Rows of results that one cast and one store handle."""
+        return max(1, min(self.block_m, STRIP_ELEMENTS // self.block_n))
 
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile: slots of A and B, accumulators, two output strips, and the resident share of A."""
@@ -125,44 +126,50 @@ def _whole(size: int, access: int) -> int:
 
 @frozen
 class Cost:
-    """Estimated cycles by what they are spent on; `cycles` is the estimate that mappings are ranked by."""
+    """Estimated cycles by what they are spent on: the four parts overlap, and what comes before and after does not.
+
+    `lead` is before the first multiplication, `step` behind the last load, `tail` behind the last multiplication.
+    """
 
     matrix: int
     hbm: int
     dma: int
     noc: int
-    exposed: int
+    lead: int
+    step: int
+    tail: int
     hbm_bytes: int
 
     @property
     def cycles(self) -> int:
-        """The longest of the overlapping parts, and what nothing overlaps."""
-        return max(self.matrix, self.hbm, self.dma, self.noc) + self.exposed
+        """The estimate that mappings are ranked by: the engines wait for the first data, or the data ends with a step."""
+        return max(self.matrix + self.lead + self.tail, max(self.hbm, self.dma, self.noc) + self.step)
 
 
 def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     """The cost of `mapping` in closed form (cycles, launch not included)."""
     rounds_m, rounds_n = mapping.rounds(problem)
-    rounds, steps = rounds_m * rounds_n, mapping.steps(problem)
-    matrix, behind = _matrix_cycles(mapping, problem, machine)
+    steps = rounds_m * rounds_n * mapping.steps(problem)
+    matrix, step, behind = _matrix_cycles(mapping, problem, machine)
     traffic = mapping.hbm_bytes(problem, machine.hbm.access_bytes)
     rate = machine.hbm.attainable_bytes_per_cycle
     hbm = max(int(traffic / rate), _activation_cycles(mapping, problem, machine))
     a_step = mapping.block_m * mapping.block_k * problem.factor_bytes
     b_step = mapping.block_n * mapping.block_k * problem.factor_bytes
-    dma = max(_queue_cycles(mapping.grid_m, a_step, machine), _queue_cycles(mapping.grid_n, b_step, machine))
-    dma = max(dma, int((a_step + b_step) / machine.sram.ports.dma))
+    dma = _dma_cycles(mapping, a_step, b_step, machine)
     noc = _noc_cycles(mapping, a_step, b_step, machine)
     first = min(mapping.grid_m * a_step + mapping.grid_n * b_step, traffic)
     last = min(problem.m, mapping.grid_m * mapping.block_m) * min(problem.n, mapping.grid_n * mapping.block_n)
     latency = machine.hbm.read_cycles + machine.hbm.controller_cycles + machine.dma.setup_cycles
-    exposed = latency + max(int(first / rate), dma) + behind
-    exposed += int(last * problem.out_bytes / rate) if rounds == 1 or matrix > hbm else 0
-    return Cost(matrix, hbm, rounds * steps * dma, rounds * steps * noc, exposed, traffic)
+    lead = latency + max(int(first / rate), dma)
+    strips = ceil_div(mapping.block_m, mapping.strip_rows) * ceil_div(mapping.grid_m * mapping.grid_n, machine.dma_engines)
+    stores = behind + latency + strips * machine.dma.setup_cycles
+    tail = max(int(last * problem.out_bytes / rate), stores)
+    return Cost(matrix, hbm, steps * dma, steps * noc, lead, latency + step + stores, tail, traffic)
 
 
-def _matrix_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, int]:
-    """Cycles of a tile's matrix engine with the casts that hold it up, and of the cast behind the last round."""
+def _matrix_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, int, int]:
+    """Cycles of a tile's matrix engine with the casts that hold it up, of one step, and of the cast behind the last."""
     rounds_m, rounds_n = mapping.rounds(problem)
     rounds, steps = rounds_m * rounds_n, mapping.steps(problem)
     block_m, block_n = min(mapping.block_m, problem.m), min(mapping.block_n, problem.n)
@@ -172,13 +179,20 @@ def _matrix_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> tupl
     startup = (ceil_div(block_m, mapping.strip_rows) - 1) * machine.vector.startup_cycles
     cast = vector_timer(machine, "move")(results, results * (ACCUMULATOR_BYTES + problem.out_bytes)) + startup
     if mapping.accumulators > 1:
-        return rounds * max(steps * occupancy, cast), drain + cast
-    return rounds * (steps * occupancy + drain + cast), 0
+        return rounds * max(steps * occupancy, cast), occupancy, drain + cast
+    return (rounds - 1) * (drain + cast) + rounds * steps * occupancy, occupancy, drain + cast
 
 
 def _activation_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
     """Cycles that opening rows takes, spread over all channels."""
     return mapping.row_openings(problem) * machine.hbm.activate_gap_cycles // machine.hbm.channel_count
+
+
+def _dma_cycles(mapping: Mapping, a_step: int, b_step: int, machine: Machine) -> int:
+    """Cycles a step of the busiest DMA queue, engine or SRAM port."""
+    a, b = _queue_cycles(mapping.grid_m, a_step, machine), _queue_cycles(mapping.grid_n, b_step, machine)
+    apart = 2 * max(mapping.grid_m, mapping.grid_n) <= machine.dma_engines  # A and B have engines of their own
+    return max(a, b, 0 if apart else a + b, int((a_step + b_step) / machine.sram.ports.dma))
 
 
 def _queue_cycles(groups: int, size: int, machine: Machine) -> int:
@@ -201,15 +215,23 @@ def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
     for grid_m, grid_n in _grids(problem, machine):
         for block_m in _blocks(ceil_div(problem.m, grid_m), machine.matrix.rows):
             for block_n in _blocks(ceil_div(problem.n, grid_n), machine.matrix.columns):
-                if block_m * block_n * ACCUMULATOR_BYTES > machine.sram.capacity_bytes:
-                    continue
-                rounds_m, rounds_n = ceil_div(problem.m, grid_m * block_m), ceil_div(problem.n, grid_n * block_n)
-                folds = ceil_div(block_m, machine.matrix.rows) * ceil_div(block_n, machine.matrix.columns)
-                loads = (problem.m * problem.k + problem.n * problem.k * rounds_m) * problem.factor_bytes
-                work = rounds_m * rounds_n * folds * problem.k
-                outlines.append((max(work, int(loads / rate)), loads, (grid_m, grid_n, block_m, block_n)))
+                outline = grid_m, grid_n, block_m, block_n
+                if block_m * block_n * ACCUMULATOR_BYTES <= machine.sram.capacity_bytes:
+                    work, loads = _outline_cost(outline, problem, machine)
+                    outlines.append((max(work, int(loads / rate)), loads, outline))
     for _, _, outline in sorted(outlines)[:PROMISING]:
         yield from _depths(outline, problem, machine)
+
+
+def _outline_cost(outline: tuple[int, int, int, int], problem: Problem, machine: Machine) -> tuple[int, int]:
+    """(cycles of the matrix engine, bytes loaded) of an output blocking, whatever its depth."""
+    grid_m, grid_n, block_m, block_n = outline
+    rounds_m, rounds_n = ceil_div(problem.m, grid_m * block_m), ceil_div(problem.n, grid_n * block_n)
+    folds = ceil_div(block_m, machine.matrix.rows) * ceil_div(block_n, machine.matrix.columns)
+    share = block_m * ceil_div(problem.k, grid_n) * problem.factor_bytes
+    kept = share + block_m * block_n * ACCUMULATOR_BYTES <= machine.sram.capacity_bytes
+    a, b = problem.m * problem.k * (1 if kept else rounds_n), problem.n * problem.k * rounds_m
+    return rounds_m * rounds_n * folds * problem.k, (a + b) * problem.factor_bytes
 
 
 def _depths(outline: tuple[int, int, int, int], problem: Problem, machine: Machine) -> Iterator[Mapping]:
@@ -226,7 +248,7 @@ def _depths(outline: tuple[int, int, int, int], problem: Problem, machine: Machi
                         yield mapping
                         found += 1
                         break
-                if found == 2:
+                if found == DEPTHS:
                     break
 
 
@@ -271,8 +293,23 @@ def weigh(problem: Problem, machine: Machine) -> list[tuple[Mapping, Cost]]:
 
 
 def choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> Mapping:
-    """Of those within 2 % of the fastest, the least HBM traffic (in steps of 5 %), then the fewest instructions."""
-    close = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * 1.02]
+    """The mapping to use, of all those weighed, which come fastest first.
+
+    Keeping A on chip costs a copy a step, so it must pay: by 3 % of the cycles or 5 % of the HBM traffic. Of the rest
+    within 0.5 % of the fastest, the least HBM traffic wins (in steps of 5 %), then the fewest instructions.
+    """
+    simple = [item for item in weighed if not item[0].resident]
+    if simple and len(simple) < len(weighed):
+        near = [cost.hbm_bytes for _, cost in _within(weighed, 1.03)]
+        lean = [item for item in _within(weighed, 1.03) if item[1].hbm_bytes <= min(near) * 1.05]
+        if any(not mapping.resident for mapping, _ in lean):
+            weighed = simple
+    close = _within(weighed, 1.005)
     least = min(cost.hbm_bytes for _, cost in close)
     lean = [item for item in close if item[1].hbm_bytes <= least * 1.05]
     return min(lean, key=lambda item: (item[0].instructions(problem), item[1].cycles))[0]
+
+
+def _within(weighed: list[tuple[Mapping, Cost]], factor: float) -> list[tuple[Mapping, Cost]]:
+    """Those that take at most `factor` times the cycles of the first."""
+    return [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * factor]
