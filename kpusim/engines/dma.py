@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from heapq import heappop, heappush
 from math import lcm
 
 from attrs import define, field
@@ -60,6 +61,7 @@ class DmaEngine:
         self._row_ticks = int(self._ticks / Fraction(dma.rows_per_cycle))
         self._free = 0
         self._outstanding = 0
+        self._releases: list[tuple[int, int]] = []  # heap of (cycle, bytes) that are under way until then
         self._blocked_since = -1
         self._armed = -1
         self.heads = 0  # queues with chunks to grant
@@ -102,9 +104,14 @@ class DmaEngine:
         entry = queue.head
         assert entry is not None
         chunk = entry.transfer.chunks[entry.granted]
+        releases = self._releases
+        while releases and releases[0][0] <= now:
+            self._outstanding -= heappop(releases)[1]
         if self._outstanding and self._outstanding + chunk.size > self._limit:
             self._turn.rotate(1)
             self._blocked_since = now if self._blocked_since < 0 else self._blocked_since
+            if releases:
+                self.arm(releases[0][0])
             return
         waited = max(now - queue.served, 0)
         blocked = min(now - self._blocked_since, waited) if self._blocked_since >= 0 else 0
@@ -139,21 +146,18 @@ class DmaEngine:
         )
         _, free, arrivals = mesh.reserve(route, now, chunk.size)
         queue.source_free(entry, free)
-        at = min(arrivals)
         if copy:
-            self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._landed(queue, entry, chunk, arrivals))
+            self._release(chunk.size, max(arrivals))
+            queue.arrived(entry, arrivals)
         else:
+            at = arrivals[0]
             self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
 
     def _loaded(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A load's data is back from HBM and sets out for its tiles."""
         route = self._mesh.load_route(self.number, entry.transfer.tiles)
         leaves, _, arrivals = self._mesh.reserve(route, now, chunk.size)
-        if leaves > now:
-            self._kernel.at(leaves, Phase.RETURN, queue.unit, lambda: self._release(chunk.size, leaves))
-        else:
-            self._release(chunk.size, now)
-        queue.source_free(entry, now)
+        self._release(chunk.size, leaves)
         queue.arrived(entry, arrivals)
 
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
@@ -161,16 +165,14 @@ class DmaEngine:
         if entry.transfer.kind == "add":
             now = self._hbm.access(chunk.segments, now, write=False)
         done = self._hbm.access(chunk.segments, now, write=True)
-        self._kernel.at(done, Phase.RETURN, queue.unit, lambda: self._landed(queue, entry, chunk, [done]))
+        self._release(chunk.size, done)
+        queue.arrived(entry, [done])
 
-    def _landed(self, queue: DmaQueue, entry: Entry, chunk: Chunk, arrivals: list[int]) -> None:
-        """A chunk is where it belongs."""
-        self._release(chunk.size, self._kernel.now)
-        queue.arrived(entry, arrivals)
-
-    def _release(self, size: int, now: int) -> None:
-        self._outstanding -= size
-        self.arm(now)
+    def _release(self, size: int, time: int) -> None:
+        """`size` bytes are no longer under way from cycle `time` on."""
+        heappush(self._releases, (time, size))
+        if self._blocked_since >= 0:
+            self.arm(time)
 
 
 class DmaQueue:
@@ -227,26 +229,28 @@ class DmaQueue:
             self.clock = fabric.note_wait(number, token, self.clock, self._stalls)
             self._latest = max(self._latest, token)
         self.waiting_for = None
-        ready = max(self.clock, self._kernel.now)
-        self._kernel.at(ready, Phase.READY, self.unit, self._issue)
-
-    def _issue(self) -> None:
-        step, now, fabric = self.step, self._kernel.now, self._fabric
+        step = self.step
         assert step is not None
-        transfer = NOTHING
-        if step.code.row.unit == "dma":
-            transfer = transfer_of(step, fabric.addresses, fabric.chunk_bytes)
-        entry = Entry(step, now, self._latest, self._stalls, self._ordinal, transfer, end=now)
-        entry.arrivals = [now] * max(len(transfer.tiles), 1)
+        transfer = transfer_of(step, fabric.addresses, fabric.chunk_bytes) if step.code.row.unit == "dma" else NOTHING
+        start = max(self.clock, self._kernel.now)
+        if transfer.chunks and fabric.watcher is None:
+            self._issue(step, transfer, start)  # nobody sees it before its first chunk: no event
+        else:
+            self._kernel.at(start, Phase.READY, self.unit, partial(self._issue, step, transfer, start))
+
+    def _issue(self, step: Step, transfer: Transfer, start: int) -> None:
+        fabric = self._fabric
+        entry = Entry(step, start, self._latest, self._stalls, self._ordinal, transfer, end=start)
+        entry.arrivals = [start] * max(len(transfer.tiles), 1)
         self._ordinal += 1
         self._entries.append(entry)
-        self.clock = now
+        self.clock = start
         if fabric.watcher is not None:
-            fabric.watcher.issue(self.unit, self.engine.number, step, now)
+            fabric.watcher.issue(self.unit, self.engine.number, step, start)
         if transfer.chunks:
-            self.head, self.served = entry, now + self._setup
+            self.head, self.served = entry, start + self._setup
             self.engine.heads += 1
-            self.engine.arm(now + self._setup)
+            self.engine.arm(start + self._setup)
             return
         self._complete()
         if step.code.row.name != "barrier":
@@ -257,7 +261,7 @@ class DmaQueue:
     def source_free(self, entry: Entry, time: int) -> None:
         """Another chunk of `entry` leaves its source at cycle `time`; the last one of a store signals `read`."""
         entry.read = max(entry.read, time)
-        if entry.granted == len(entry.transfer.chunks) and entry.transfer.kind != "load":
+        if entry.granted == len(entry.transfer.chunks):
             self._signal_read(entry, entry.read)
 
     def arrived(self, entry: Entry, arrivals: list[int]) -> None:
