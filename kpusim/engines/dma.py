@@ -19,7 +19,7 @@ from attrs import define, field
 
 from kpusim.engines.fabric import BARRIER, CAUSES, ENGINE, MEMORY, Fabric
 from kpusim.engines.kernel import Kernel, Phase
-from kpusim.engines.transfer import NOTHING, Chunk, Transfer, transfer_of
+from kpusim.engines.transfer import NOTHING, Chunk, Transfer
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine
 
@@ -134,7 +134,7 @@ class DmaEngine:
         """The first leg of a chunk: HBM for a load, NoC for a store or a copy."""
         transfer = entry.transfer
         if transfer.kind == "load":
-            back = self._hbm.access(chunk.segments, now, write=False)
+            back = self._hbm.access(chunk.segments, transfer.base, now, write=False)
             self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
             return
         copy = transfer.kind == "copy"
@@ -163,8 +163,8 @@ class DmaEngine:
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A store's data has reached HBM (which an addition reads first)."""
         if entry.transfer.kind == "add":
-            now = self._hbm.access(chunk.segments, now, write=False)
-        done = self._hbm.access(chunk.segments, now, write=True)
+            now = self._hbm.access(chunk.segments, entry.transfer.base, now, write=False)
+        done = self._hbm.access(chunk.segments, entry.transfer.base, now, write=True)
         self._release(chunk.size, done)
         queue.arrived(entry, [done])
 
@@ -231,7 +231,7 @@ class DmaQueue:
         self.waiting_for = None
         step = self.step
         assert step is not None
-        transfer = transfer_of(step, fabric.addresses, fabric.chunk_bytes) if step.code.row.unit == "dma" else NOTHING
+        transfer = fabric.transfers.of(step) if step.code.row.unit == "dma" else NOTHING
         start = max(self.clock, self._kernel.now)
         if transfer.chunks and fabric.watcher is None:
             self._issue(step, transfer, start)  # nobody sees it before its first chunk: no event

@@ -7,6 +7,7 @@ anybody listens, a span record follow from that one call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import add
 from typing import Protocol
 
 from attrs import define, field
@@ -15,6 +16,7 @@ from kpusim.engines.hbm import Hbm
 from kpusim.engines.kernel import LAST_REQUESTER, Kernel, Phase
 from kpusim.engines.noc import Mesh
 from kpusim.engines.semaphore import KEY_BITS, KEY_MASK, NO_SPAN, Semaphore, check_rest, make_semaphores, span_key
+from kpusim.engines.transfer import Transfers
 from kpusim.isa.program import Instruction, Loop, Node, Program
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine
@@ -97,7 +99,8 @@ class Fabric:
         span: Span | None = None,
         watcher: Watcher | None = None,
     ):
-        self.machine, self.addresses, self.chunk_bytes, self.plain = machine, addresses, chunk_bytes, plain
+        self.machine, self.plain = machine, plain
+        self.transfers = Transfers(addresses, chunk_bytes)
         self.kernel = Kernel()
         self.hbm, self.mesh = Hbm(machine), Mesh(machine)
         self.semaphores: list[Semaphore] = make_semaphores(program, strict=plain)
@@ -106,17 +109,18 @@ class Fabric:
         self.barrier = Barrier(machine.front_end.barrier_cycles, self.kernel, self._settle)
         self.end = 0  # the latest cycle at which anything happened
         self.span, self.watcher = span, watcher
+        self.key_bits = KEY_BITS if span is not None else 0
 
     def _settle(self, time: int) -> None:
         """At a barrier: every semaphore must be at rest, and HBM rows are closed."""
         check_rest(self.semaphores, f"at the barrier of cycle {time}")
         for sem in self.semaphores:
-            sem.settle(time << KEY_BITS)
+            sem.settle(time << self.key_bits)
         self.hbm.close_rows()
 
     def note_wait(self, number: int, token: int, clock: int, stalls: list[int]) -> int:
         """Charges the wait for `token` of semaphore `number` to `stalls`; returns the clock after it."""
-        time = token >> KEY_BITS
+        time = token >> self.key_bits
         if time > clock:
             stalls[self.causes[number]] += time - clock
             return time
@@ -130,13 +134,14 @@ class Fabric:
         account = self.accounts[unit]
         account.busy += end - start - stalls[ENGINE] - stalls[MEMORY]
         account.instructions += 1
-        for cause, cycles in enumerate(stalls):
-            account.stalls[cause] += cycles
+        waited = any(stalls)
+        if waited:
+            account.stalls = list(map(add, account.stalls, stalls))
         if done > self.end:
             self.end = done
         if self.span is not None:
             code = step.code
-            key = released & KEY_MASK if any(stalls[:BARRIER]) else NO_SPAN
+            key = released & KEY_MASK if waited and any(stalls[:BARRIER]) else NO_SPAN
             self.span(start, end, done, unit, code.row.opcode, code.pc, step.iteration, key, size, *stalls)
 
     def signal(
@@ -145,22 +150,23 @@ class Fabric:
         """Gives the `instant` signals of `step`; `times` holds a cycle for each of `tiles`, or one for all."""
         if instant not in step.code.instants and self.watcher is None:
             return
-        latest = max(times)
-        where = dict(zip(tiles, times, strict=True)) if tiles and len(times) == len(tiles) else {}
-        key, semaphores = span_key(unit, ordinal), self.semaphores
-        for number, tile in step.signals(instant, tiles):
-            token = where.get(tile, latest) << KEY_BITS | key
+        latest, several = max(times), len(times) > 1
+        shift, semaphores = self.key_bits, self.semaphores
+        key = span_key(unit, ordinal) if shift else 0
+        for number, place in step.signals(instant, tiles):
+            time = times[place] if several and place >= 0 else latest
+            token = time << shift | key
             if self.plain:
-                self.kernel.at(token >> KEY_BITS, Phase.PRIVATE, unit, self._signal(number, token, unit))
+                self.kernel.at(time, Phase.PRIVATE, unit, self._signal(number, token, unit))
             else:
                 semaphores[number].signal(token, unit)
         if self.watcher is not None:
-            self._watch(step, instant, where or {-1: latest}, unit)
+            self._watch(step, instant, dict(zip(tiles, times, strict=False)) if tiles else {-1: latest})
 
     def _signal(self, number: int, token: int, unit: int) -> Callable[[], None]:
         return lambda: self.semaphores[number].signal(token, unit)
 
-    def _watch(self, step: Step, instant: str, where: dict[int, int], unit: int) -> None:
+    def _watch(self, step: Step, instant: str, where: dict[int, int]) -> None:
         watcher = self.watcher
         assert watcher is not None
         if instant == "read":

@@ -51,8 +51,8 @@ class Hbm:
         """Closes every row: the state at the start of a program and after a barrier."""
         self._open_row = [-1] * len(self._open_row)
 
-    def access(self, segments: Iterable[Segment], now: int, write: bool) -> int:
-        """Reserves what `segments` need from cycle `now` on: the cycle at which all data is back (or written).
+    def access(self, segments: Iterable[Segment], base: int, now: int, write: bool) -> int:
+        """Reserves what `segments`, from address `base`, need from cycle `now` on: when all is back (or written).
 
         Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The loop over
         blocks is the simulator's hottest: hence one function, local names and no calls.
@@ -61,7 +61,7 @@ class Hbm:
         open_row, period, gap = self._open_row, len(self._channel), self._activate_gap
         last = arrival = now * self.ticks
         accesses = misses = 0
-        for block, count, step, bursts in self._runs(segments):
+        for block, count, step, bursts in self._runs(segments, base):
             row, place = divmod(block, period)
             time = bursts * self._burst
             opening = self._opening + time
@@ -97,10 +97,11 @@ class Hbm:
             self.bytes_read += accesses * self._access
         return -(-last // self.ticks) + self._latency
 
-    def _runs(self, segments: Iterable[Segment]) -> Iterator[tuple[int, int, int, int]]:
+    def _runs(self, segments: Iterable[Segment], base: int) -> Iterator[tuple[int, int, int, int]]:
         """(first block, count, step, bursts): `count` interleave blocks, `step` apart, and the bursts in each."""
         interleave, access = self._interleave, self._access
         for address, count, pitch, length in segments:
+            address += base
             first = address // access * access
             bursts = -(-(address + length - first) // access)
             if first % interleave + bursts * access <= interleave and pitch % interleave == 0:

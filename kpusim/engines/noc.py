@@ -22,9 +22,10 @@ Position = tuple[int, int]
 
 @define(eq=False)
 class Route:
-    """A path or tree. `links`: (link, place of the link before it in this list, ticks of its head's way, ticks a byte).
+    """A path or tree. `links`: (link, place of the link before it, ticks of its head's way, ticks a byte).
 
-    The first link is the source's port. `ends`: the last link of every destination. `moved`: bytes that have taken it.
+    Links have places from 1 on, place 0 is the source; the first is the source's port. `ends`: the place of the last
+    link of every destination. `moved`: bytes that have taken it.
     """
 
     links: tuple[tuple[int, int, int, int], ...]
@@ -58,17 +59,17 @@ class Mesh:
         Returns the cycles at which it starts, at which its source is free, and at which it is whole at each end.
         """
         free, ready = self._free, now * self.ticks
-        heads: list[int] = []
+        heads = [ready]
         for link, before, hop, byte_ticks in route.links:
-            head = heads[before] + hop if heads else ready
+            head = heads[before] + hop
             if head < free[link]:
                 head = free[link]
             free[link] = head + size * byte_ticks
             heads.append(head)
         route.moved += size
         ticks, body = self.ticks, size * route.byte_ticks
-        source_free = -(-(heads[0] + size * route.links[0][3]) // ticks)
-        return heads[0] // ticks, source_free, [-(-(heads[end] + body) // ticks) + self._sram for end in route.ends]
+        source_free = -(-(heads[1] + size * route.links[0][3]) // ticks)
+        return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + self._sram for end in route.ends]
 
     @property
     def bytes_moved(self) -> int:
@@ -152,15 +153,15 @@ class _Tree:
 
     def grow(self, path: list[object], hop: int, byte_ticks: int) -> int:
         """Follows `path`, along links that are there and new ones; returns the place of its last link."""
-        at = 0
+        at = 1
         for link in path:
             if link not in self._places:
-                self._places[link] = len(self.links)
                 self.links.append((link, at, hop, byte_ticks))
+                self._places[link] = len(self.links)
             at = self._places[link]
         return at
 
     def add(self, port: object, before: int, hop: int, byte_ticks: int) -> None:
         """A destination's port behind the link at `before`."""
-        self.ends.append(len(self.links))
         self.links.append((port, before, hop, byte_ticks))
+        self.ends.append(len(self.links))

@@ -1,7 +1,8 @@
 """Semaphores that carry the times of their signals.
 
-A token is one integer, `time << KEY_BITS | key`: the cycle of the signal and the span that gave it (see `span_key`), so
-that the greater of two tokens is the later one and, within a cycle, that of the unit with the higher id.
+A token is one integer: the cycle of the signal or, where spans are recorded, `time << KEY_BITS | key` with the span
+that gave it (see `span_key`). The greater of two tokens is the later one and, within a cycle, that of the unit with the
+higher id.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from kpusim.isa.program import Tensor
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, Step, ViewAt
 
-__all__ = ["NOTHING", "Chunk", "Transfer", "transfer_of"]
+__all__ = ["NOTHING", "Chunk", "Transfer", "Transfers"]
 
 
 @define
 class Chunk:
-    """One request of an engine: `size` bytes, the HBM runs behind them, and the rows it has a descriptor for."""
+    """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on), listed rows."""
 
     size: int
     segments: tuple[Segment, ...]
@@ -29,10 +29,12 @@ class Chunk:
 class Transfer:
     """A DMA instruction with numbers. `kind`: load, store, add (a store that reads first) or copy.
 
-    `tiles` are its destinations (load, copy); `source` is the tile it reads (store, copy), else -1.
+    `base` is the HBM address that the runs of its chunks count from. `tiles` are its destinations (load, copy);
+    `source` is the tile it reads (store, copy), else -1.
     """
 
     kind: str
+    base: int
     chunks: tuple[Chunk, ...]
     tiles: range
     source: int
@@ -40,53 +42,106 @@ class Transfer:
     @property
     def size(self) -> int:
         """Bytes."""
-        return sum(chunk.size for chunk in self.chunks)
+        return sum([chunk.size for chunk in self.chunks])
 
 
-NOTHING = Transfer("none", (), range(0), -1)
+NOTHING = Transfer("none", 0, (), range(0), -1)
 KINDS = {
     "load": "load", "gather": "load", "store": "store", "scatter": "store", "scatter_add": "add", "copy": "copy",
 }  # fmt: skip
 
 
-def transfer_of(step: Step, addresses: tuple[int, ...], chunk_bytes: int) -> Transfer:
-    """The transfer of a DMA instruction; without chunks if it moves nothing."""
-    kind = KINDS[step.code.row.name]
-    operands = step.operands()
-    views = [operand for operand in operands[:2] if isinstance(operand, ViewAt)]
-    boxes = [operand for operand in operands if isinstance(operand, BoxAt)]
-    lists = [operand for operand in operands if isinstance(operand, RowsAt)]
-    if kind == "copy":
-        chunks = _cut([(0, 1, 1, views[1].size_bytes)], chunk_bytes, 0)
-    elif lists:
-        runs = _listed(boxes[0], lists[0].values, addresses[boxes[0].number])
-        chunks = _cut(runs, chunk_bytes, 1)
-    else:
-        chunks = _cut(_box(boxes[0].tensor, *boxes[0].clamped, addresses[boxes[0].number]), chunk_bytes, 0)
-    tiles = views[0].tiles if kind in ("load", "copy") else None
-    source = views[-1].tiles if kind != "load" else None
-    return Transfer(kind, tuple(chunks), tiles or range(0), source[0] if source else -1)
+class Transfers:
+    """Makes transfers. Boxes of one size in one row-major tensor have the same chunks, only from another base."""
+
+    def __init__(self, addresses: tuple[int, ...], chunk_bytes: int):
+        self._addresses, self._chunk_bytes = addresses, chunk_bytes
+        self._shapes: dict[tuple[int, tuple[int, ...]], tuple[Chunk, ...]] = {}
+
+    def of(self, step: Step) -> Transfer:
+        """The transfer of a DMA instruction, without chunks if it moves nothing. Raises UserError as `operands`."""
+        kind = KINDS[step.code.row.name]
+        operands = step.operands()
+        first, second = operands[:2]
+        base = 0
+        if kind == "copy":
+            assert isinstance(first, ViewAt) and isinstance(second, ViewAt)
+            chunks = self._cut([(0, 1, 1, second.size_bytes)], 0)
+            return Transfer(kind, 0, chunks, first.tiles or range(0), _source(second))
+        view, box = (first, second) if kind == "load" else (second, first)
+        assert isinstance(view, ViewAt) and isinstance(box, BoxAt)
+        if len(operands) > 2 and isinstance(operands[2], RowsAt):
+            chunks = self._cut(_listed(box, operands[2].values, self._addresses[box.number]), 1)
+        else:
+            base, chunks = self._box(box)
+        if kind == "load":
+            return Transfer(kind, base, chunks, view.tiles or range(0), -1)
+        return Transfer(kind, base, chunks, range(0), _source(view))
+
+    def _box(self, box: BoxAt) -> tuple[int, tuple[Chunk, ...]]:
+        """(base, chunks) of what of a box lies inside its tensor."""
+        starts, sizes = box.clamped
+        tensor, address = box.tensor, self._addresses[box.number]
+        if tensor.block:
+            return address, self._cut(list(_blocked(tensor, starts, sizes)) if all(sizes) else [], 0)
+        offset = 0
+        for start, stride in zip(starts, _strides(tensor.shape), strict=True):
+            offset += start * stride
+        key = box.number, sizes
+        chunks = self._shapes.get(key)
+        if chunks is None:
+            chunks = self._shapes[key] = self._cut(_runs(tensor, sizes), 0)
+        return address + offset * DTYPE_BITS[tensor.dtype] // 8, chunks
+
+    def _cut(self, runs: list[Segment], rows_a_run: int) -> tuple[Chunk, ...]:
+        """`runs` in order, in chunks of at most the chunk size."""
+        chunks: list[Chunk] = []
+        segments: list[Segment] = []
+        size = rows = 0
+        for run in _pieces(runs, self._chunk_bytes):
+            address, count, pitch, length = run
+            while count:
+                part = min((self._chunk_bytes - size) // length, count)
+                if not part:
+                    chunks.append(Chunk(size, tuple(segments), rows))
+                    segments, size, rows = [], 0, 0
+                    continue
+                segments.append((address, part, pitch, length))
+                size, rows = size + part * length, rows + part * rows_a_run
+                address, count = address + part * pitch, count - part
+        if segments:
+            chunks.append(Chunk(size, tuple(segments), rows))
+        return tuple(chunks)
 
 
-def _box(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], address: int) -> list[Segment]:
-    """The runs behind part of a tensor."""
+def _source(view: ViewAt) -> int:
+    return view.tiles[0] if view.tiles else -1
+
+
+def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:
+    """`runs` with none longer than `most` bytes."""
+    for address, count, pitch, length in runs:
+        if length <= most:
+            if length:
+                yield address, count, pitch, length
+            continue
+        for start in range(address, address + count * pitch, pitch):
+            for at in range(0, length, most):
+                yield start + at, 1, 1, min(most, length - at)
+
+
+def _runs(tensor: Tensor, sizes: tuple[int, ...]) -> list[Segment]:
+    """The runs behind a box of a row-major tensor, from its first element on."""
     if not all(sizes):
         return []
-    if tensor.block:
-        return list(_blocked(tensor, starts, sizes, address))
     bits = DTYPE_BITS[tensor.dtype]
-    strides = _strides(tensor.shape)
-    offset = 0
-    for start, stride in zip(starts, strides, strict=True):
-        offset += start * stride
-    base = address + offset * bits // 8
     length, inner = sizes[-1], len(sizes) - 1
     while inner and sizes[inner] == tensor.shape[inner]:  # whole rows: one run
         inner -= 1
         length *= sizes[inner]
-    outer = [(size, stride * bits // 8) for size, stride in zip(sizes[:inner], strides[:inner], strict=True)]
+    outer = [(size, stride * bits // 8) for size, stride in zip(sizes[:inner], _strides(tensor.shape), strict=False)]
     count, pitch = outer.pop() if outer else (1, 1)
-    runs = [(base, count, pitch, -(-length * bits // 8))]
+    runs = [(0, count, pitch, -(-length * bits // 8))]
     for size, stride in reversed(outer):
         runs = [(at + i * stride, *rest) for i in range(size) for at, *rest in runs]  # type: ignore[misc]
     return runs
@@ -98,7 +153,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], address: int) -> Iterator[Segment]:
+def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[Segment]:
     """The runs behind part of a tensor whose last two dimensions are stored in blocks."""
     bits = DTYPE_BITS[tensor.dtype]
     rows, columns = tensor.block
@@ -112,7 +167,7 @@ def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], ad
             for j in range(column // columns, -(-(column + width) // columns)):
                 left, right = max(column, j * columns), min(column + width, (j + 1) * columns)
                 inside = (top - i * rows) * columns + left - j * columns
-                at = address + ((plane * plane_blocks + i * across + j) * rows * columns + inside) * bits // 8
+                at = ((plane * plane_blocks + i * across + j) * rows * columns + inside) * bits // 8
                 if right - left == columns:
                     yield at, 1, 1, -(-(bottom - top) * columns * bits // 8)
                 else:
@@ -122,42 +177,18 @@ def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], ad
 def _listed(box: BoxAt, rows: tuple[int, ...], address: int) -> list[Segment]:
     """The runs behind listed rows of a tensor; a row outside it is nothing (as the clamp of a box)."""
     starts, sizes = box.clamped
-    runs: list[Segment] = []
+    tensor = box.tensor
+    if tensor.block:
+        places = [box.starts[0] + row for row in rows if 0 <= box.starts[0] + row < tensor.shape[0]]
+        runs = [run for place in places for run in _blocked(tensor, (place, *starts[1:]), (1, *sizes[1:]))]
+        return [(address + at, count, pitch, length) for at, count, pitch, length in runs]
+    bits, strides = DTYPE_BITS[tensor.dtype], _strides(tensor.shape)
+    inside = sum(start * stride for start, stride in zip(starts[1:], strides[1:], strict=True)) * bits // 8
+    runs = _runs(tensor, (1, *sizes[1:]))
+    result: list[Segment] = []
     for row in rows:
-        at = box.starts[0] + row
-        if 0 <= at < box.tensor.shape[0]:
-            runs += _box(box.tensor, (at, *starts[1:]), (1, *sizes[1:]), address)
-    return runs
-
-
-def _cut(runs: list[Segment], chunk_bytes: int, rows_a_run: int) -> list[Chunk]:
-    """`runs` in order, in chunks of at most `chunk_bytes`."""
-    chunks: list[Chunk] = []
-    segments: list[Segment] = []
-    size = rows = 0
-
-    def close() -> None:
-        nonlocal segments, size, rows
-        if segments:
-            chunks.append(Chunk(size, tuple(segments), rows))
-        segments, size, rows = [], 0, 0
-
-    for address, count, pitch, length in runs:
-        if length > chunk_bytes:
-            close()
-            for i in range(count):
-                for at in range(0, length, chunk_bytes):
-                    piece = min(chunk_bytes, length - at)
-                    chunks.append(Chunk(piece, ((address + i * pitch + at, 1, 1, piece),), rows_a_run))
-            continue
-        done = 0
-        while done < count and length:
-            room = (chunk_bytes - size) // length
-            if not room:
-                close()
-                continue
-            part = min(room, count - done)
-            segments.append((address + done * pitch, part, pitch, length))
-            size, rows, done = size + part * length, rows + rows_a_run * part, done + part
-    close()
-    return chunks
+        place = box.starts[0] + row
+        if 0 <= place < tensor.shape[0]:
+            base = address + place * strides[0] * bits // 8 + inside
+            result += [(base + at, count, pitch, length) for at, count, pitch, length in runs]
+    return result

@@ -111,14 +111,14 @@ class Step:
             raise UserError(str(error), where=self.code.where, found=self.names) from error
 
     def signals(self, instant: str, tiles: range | None = None) -> list[tuple[int, int]]:
-        """(flat number, destination tile or -1) of what it signals at `instant`. Raises UserError as `waits`."""
+        """(flat number, place of the destination in `tiles` or -1) of what it signals. Raises UserError as `waits`."""
         result: list[tuple[int, int]] = []
         try:
             for signal in self.code.signals:
                 if signal.instant != instant:
                     continue
                 if signal.per_tile and tiles is not None:
-                    result += zip(signal.numbers(self.names, tiles), tiles, strict=True)
+                    result += zip(signal.numbers(self.names, tiles), range(len(tiles)), strict=True)
                 else:
                     result.append((signal.number(self.names), -1))
         except IndexError as error:

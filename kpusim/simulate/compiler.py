@@ -219,10 +219,11 @@ class _Writer:
         self.put(f"    me.pc, me.waiting_for = {pc}, q", "    s.waiter = wake", "    yield", "x = s.tokens.popleft()")
         if self.traced:
             self.put("if x > latest: latest = x")
-        self.put(f"w = x >> {KEY_BITS}", "if w > t:", f"    s{cause} += w - t", "    t = w")
+        self.put(f"w = x >> {KEY_BITS}" if self.traced else "w = x")
+        self.put("if w > t:", f"    s{cause} += w - t", "    t = w")
 
     def signal(self, ref: SemaphoreRef, time: str, ranges: Ranges, pc: int) -> None:
-        token = f"{time} << {KEY_BITS} | key + n" if self.traced else f"{time} << {KEY_BITS}"
+        token = f"{time} << {KEY_BITS} | key + n" if self.traced else time
         if self.semaphores[ref.semaphore][1].join > 1:
             self.put(f"S[{self.number(ref, ranges, pc)}].signal({token}, unit)")
             return
