@@ -83,36 +83,45 @@ class DmaEngine:
             self._kernel.at(time, Phase.GRANT, self.number, lambda: self._grant(time))
 
     def _grant(self, time: int) -> None:
+        """Grants a chunk of the next queue in turn that has one ready, if the limit of outstanding bytes allows."""
         if self._armed != time:
             return  # an earlier event has taken its place
         self._armed = -1
-        later = None
-        for _ in range(len(self._turn)):
-            queue = self._turn[0]
-            self._turn.rotate(-1)
+        turn = self._turn
+        for _ in range(len(turn)):
+            queue = turn[0]
             ready = queue.chunk_ready
-            if ready is None:
-                continue
-            if ready <= time:
+            if ready is not None and ready <= time:
+                if not self._has_room(queue, time):
+                    return
+                turn.rotate(-1)
                 self._serve(queue, time)
-                return
-            later = ready if later is None else min(later, ready)
-        if later is not None:
-            self.arm(later)
+                break
+            turn.rotate(-1)
+        waiting = [ready for queue in turn if (ready := queue.chunk_ready) is not None]
+        if waiting:
+            self.arm(max(time, min(waiting)))
 
-    def _serve(self, queue: DmaQueue, now: int) -> None:
-        entry = queue.head
-        assert entry is not None
-        chunk = entry.transfer.chunks[entry.granted]
+    def _has_room(self, queue: DmaQueue, now: int) -> bool:
+        """Whether the next chunk of `queue` may go under way; if not, the engine waits for the next release."""
+        assert queue.head is not None
         releases = self._releases
         while releases and releases[0][0] <= now:
             self._outstanding -= heappop(releases)[1]
-        if self._outstanding and self._outstanding + chunk.size > self._limit:
-            self._turn.rotate(1)
-            self._blocked_since = now if self._blocked_since < 0 else self._blocked_since
-            if releases:
-                self.arm(releases[0][0])
-            return
+        size = queue.head.transfer.chunks[queue.head.granted].size
+        if not self._outstanding or self._outstanding + size <= self._limit:
+            return True
+        if self._blocked_since < 0:
+            self._blocked_since = now
+        if releases:
+            self.arm(releases[0][0])
+        return False
+
+    def _serve(self, queue: DmaQueue, now: int) -> None:
+        """Takes the next chunk of `queue`; with the last one, the queue goes on to its next instruction."""
+        entry = queue.head
+        assert entry is not None
+        chunk = entry.transfer.chunks[entry.granted]
         waited = max(now - queue.served, 0)
         blocked = min(now - self._blocked_since, waited) if self._blocked_since >= 0 else 0
         entry.stalls[MEMORY] += blocked
@@ -128,7 +137,6 @@ class DmaEngine:
             queue.head, queue.clock = None, entry.end
             self.heads -= 1
             queue.fetch()
-        self.arm(now)
 
     def _send(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """The first leg of a chunk: HBM for a load, NoC for a store or a copy."""
