@@ -64,7 +64,7 @@ class RowNumbers:
         order = np.argsort(units, kind="stable")
         present, first = np.unique(units[order], return_index=True)
         found = np.empty(len(named), np.uint64)
-        for unit, part in zip(present.tolist(), np.split(order, first[1:]), strict=True):
+        for unit, part in zip(present.tolist(), np.split(order, first)[1:], strict=True):
             found[part] = self._rows[unit][ordinals[part]]
         rows["released_by"][named] = found
         return True
