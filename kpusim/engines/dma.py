@@ -19,6 +19,7 @@ from attrs import define, field
 
 from kpusim.engines.fabric import BARRIER, CAUSES, ENGINE, MEMORY, Fabric
 from kpusim.engines.kernel import Kernel, Phase
+from kpusim.engines.semaphore import Semaphore
 from kpusim.engines.transfer import NOTHING, Chunk, Transfer
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine
@@ -192,7 +193,7 @@ class DmaQueue:
         self._kernel: Kernel = fabric.kernel
         self._setup = fabric.machine.dma.setup_cycles
         self.step: Step | None = None
-        self.waiting_for: int | None = None
+        self.waiting_for: Semaphore | None = None
         self.finished = False
         self.head: Entry | None = None  # what the engine is taking chunks of
         self.served = 0  # end of the engine's last cycle for the head
@@ -229,9 +230,10 @@ class DmaQueue:
         fabric = self._fabric
         while self._pending:
             number = self._pending[0]
-            token = fabric.semaphores[number].take(self._wait)
+            semaphore = fabric.semaphores[number]
+            token = semaphore.take(self._wait)
             if token is None:
-                self.waiting_for = number
+                self.waiting_for = semaphore
                 return
             self._pending.pop(0)
             self.clock = fabric.note_wait(number, token, self.clock, self._stalls)

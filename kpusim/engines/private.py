@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from kpusim.engines.fabric import BARRIER, CAUSES, Fabric
 from kpusim.engines.kernel import Phase
+from kpusim.engines.semaphore import Semaphore
 from kpusim.engines.work import NO_WORK, Work
 from kpusim.isa.walk import Step
 
@@ -19,7 +20,7 @@ class PrivateUnit:
         self.unit, self.tile = unit, tile
         self._steps, self._work, self._fabric, self._kernel = steps, work, fabric, fabric.kernel
         self.step: Step | None = None
-        self.waiting_for: int | None = None
+        self.waiting_for: Semaphore | None = None
         self.finished = False
         self._clock = self._visible = 0
         self._pending: list[int] = []
@@ -39,9 +40,10 @@ class PrivateUnit:
         fabric = self._fabric
         while self._pending:
             number = self._pending[0]
-            token = fabric.semaphores[number].take(self._wait)
+            semaphore = fabric.semaphores[number]
+            token = semaphore.take(self._wait)
             if token is None:
-                self.waiting_for = number
+                self.waiting_for = semaphore
                 return
             self._pending.pop(0)
             self._clock = fabric.note_wait(number, token, self._clock, self._stalls)

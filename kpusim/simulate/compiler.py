@@ -63,13 +63,21 @@ class _Writer:
             "bad": _bad,
             **{f"t_{name}": as_table(name, values) for name, values in self.tables.items()},
         }
+        self.header: list[str] = []
         self.lines: list[str] = []
         self.depth = 1
+        self.fixed = {section.place_name, *(name for name, _ in section.lets)}
+        self.arrays: dict[str, str] = {}  # semaphores of one instance: text of the slice -> local name
+        self.slots: dict[str, str] = {}  # within an instruction: text of a slot -> local name
 
     # --- text -----------------------------------------------------------------------------------------------------
 
     def put(self, *lines: str) -> None:
         self.lines += ["    " * self.depth + line for line in lines]
+
+    def declare(self, *lines: str) -> None:
+        """Lines that run once, before everything else."""
+        self.header += ["    " + line for line in lines]
 
     def text(self, expr: Expr) -> str:
         return python_source(expr, lambda name: f"v_{name}", lambda name: f"t_{name}")
@@ -77,16 +85,16 @@ class _Writer:
     def function(self) -> str:
         section = self.section
         place = f"v_{section.place_name}"
-        self.put("t = done = busy = n = 0", "s0 = s1 = s2 = s3 = 0", "wake = me.wake", "unit = me.unit")
+        self.declare("t = done = busy = n = 0", "s0 = s1 = s2 = s3 = 0", "wake = me.wake", "unit = me.unit")
         if self.traced:
-            self.put("key, span = me.key, me.span")
+            self.declare("key, span = me.key, me.span")
         for name, value in section.lets:
-            self.put(f"v_{name} = {self.text(value)}")
+            self.declare(f"v_{name} = {self.text(value)}")
         ranges = section_ranges(section, self.tables)
         self.hoist(section.body, self.pc, frozenset(ranges), frozenset())
         self.body(section.body, ranges)
         self.put("me.finish(t, done, busy, (s0, s1, s2, s3), n)", "yield")
-        return "\n".join([f"def section({place}, me):", *self.lines]) + "\n"
+        return "\n".join([f"def section({place}, me):", *self.header, *self.lines]) + "\n"
 
     # --- works: computed in the outermost loop in which their sizes are known -----------------------------------------
 
@@ -167,6 +175,7 @@ class _Writer:
     def instruction(self, node: Instruction, ranges: Ranges) -> None:
         pc, row = self.pc, instruction_rows()[node.op]
         self.pc += 1
+        self.slots = {}
         if row.name == "halt":
             return
         _, tables, call = self.work_call(node)
@@ -200,7 +209,7 @@ class _Writer:
 
     def count_runs(self, pc: int) -> None:
         """`r<pc>`: how often this instruction ran before."""
-        self.lines.insert(0, f"    r{pc} = -1")
+        self.declare(f"r{pc} = -1")
         self.put(f"r{pc} += 1")
 
     def barrier(self, pc: int, row: Row) -> None:
@@ -215,8 +224,8 @@ class _Writer:
 
     def wait(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> None:
         cause = self.causes[self.semaphores[ref.semaphore][0]]
-        self.put(f"q = {self.number(ref, ranges, pc)}", "s = S[q]", "if not s.tokens:")
-        self.put(f"    me.pc, me.waiting_for = {pc}, q", "    s.waiter = wake", "    yield", "x = s.tokens.popleft()")
+        self.put(f"s = {self.find(ref, ranges, pc)}", "if not s.tokens:")
+        self.put("    me.waiting_for, s.waiter = s, wake", "    yield", "x = s.tokens.popleft()")
         if self.traced:
             self.put("if x > latest: latest = x")
         self.put(f"w = x >> {KEY_BITS}" if self.traced else "w = x")
@@ -225,17 +234,33 @@ class _Writer:
     def signal(self, ref: SemaphoreRef, time: str, ranges: Ranges, pc: int) -> None:
         token = f"{time} << {KEY_BITS} | key + n" if self.traced else time
         if self.semaphores[ref.semaphore][1].join > 1:
-            self.put(f"S[{self.number(ref, ranges, pc)}].signal({token}, unit)")
+            self.put(f"{self.find(ref, ranges, pc)}.signal({token}, unit)")
             return
-        self.put(f"s = S[{self.number(ref, ranges, pc)}]", f"s.tokens.append({token})", "w = s.waiter")
+        self.put(f"s = {self.find(ref, ranges, pc)}", f"s.tokens.append({token})", "w = s.waiter")
         self.put("if w is not None:", "    s.waiter = None", "    w()")
 
-    def number(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> str:
+    def find(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> str:
+        """The semaphore as Python text: out of a slice made once where the instance is the same all along."""
         base, sem = self.semaphores[ref.semaphore]
+        known = True
         for expr, count in ((ref.instance, sem.instances), (ref.slot, sem.slots)):
             if not self.inside(expr, Const(1), count, ranges):
                 self.guard(expr, Const(1), count, f"{sem.name} has {count} of them", pc)
-        return f"{base} + {self.text(ref.instance)} * {sem.slots} + {self.text(ref.slot)}"
+                known = False
+        slot = self.text(ref.slot)
+        if not isinstance(ref.slot, Const):
+            if slot not in self.slots:
+                self.slots[slot] = f"z{len(self.slots)}"
+                self.put(f"{self.slots[slot]} = {slot}")
+            slot = self.slots[slot]
+        first = f"{base} + {self.text(ref.instance)} * {sem.slots}"
+        if not known or not names_in(ref.instance) <= self.fixed:
+            return f"S[{first} + {slot}]"
+        if first not in self.arrays:
+            self.arrays[first] = f"a{len(self.arrays)}"
+            self.declare(f"{self.arrays[first]} = {first}")
+            self.declare(f"{self.arrays[first]} = S[{self.arrays[first]} : {self.arrays[first]} + {sem.slots}]")
+        return f"{self.arrays[first]}[{slot}]"
 
     # --- guards: what ranges cannot prove is checked when it runs -------------------------------------------------
 

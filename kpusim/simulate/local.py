@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from kpusim.engines.fabric import Fabric
-from kpusim.engines.semaphore import span_key
+from kpusim.engines.semaphore import Semaphore, span_key
 from kpusim.simulate.compiler import SectionFunction
 
 __all__ = ["LocalUnit"]
@@ -22,8 +22,7 @@ class LocalUnit:
     def __init__(self, unit: int, tile: int, function: SectionFunction, fabric: Fabric):
         self.unit, self.tile = unit, tile
         self.key, self.span = span_key(unit, 0), fabric.span
-        self.pc = -1
-        self.waiting_for: int | None = None
+        self.waiting_for: Semaphore | None = None
         self.finished = False
         self.released = 0  # when a barrier let it go
         self._fabric = fabric
@@ -36,6 +35,7 @@ class LocalUnit:
 
     def arrive(self, time: int) -> None:
         """It is at a barrier at cycle `time`."""
+        self.waiting_for = None
         self._fabric.barrier.arrive(self.unit, time, self._leave)
 
     def _leave(self, time: int) -> None:

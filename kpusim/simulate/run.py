@@ -13,7 +13,7 @@ from kpusim.engines.dma import DmaEngine, DmaQueue
 from kpusim.engines.fabric import CAUSES, Fabric, Span, Watcher
 from kpusim.engines.matrix import MatrixEngine
 from kpusim.engines.private import PrivateUnit
-from kpusim.engines.semaphore import ProgramError, check_rest
+from kpusim.engines.semaphore import ProgramError, Semaphore, check_rest
 from kpusim.engines.vector import VectorEngine
 from kpusim.errors import UserError
 from kpusim.isa.program import Program
@@ -56,7 +56,7 @@ class Run:
 class _Unit(Protocol):
     unit: int
     finished: bool
-    waiting_for: int | None
+    waiting_for: Semaphore | None
 
     def fetch(self) -> None: ...
 
@@ -141,11 +141,11 @@ class _Simulation:
         """Raises ProgramError if a unit waits forever, or a semaphore is not at rest."""
         stuck = [unit for unit in self.units if not unit.finished]
         if stuck:
-            names, semaphores = self.machine.unit_names, self.fabric.semaphores
+            names = self.machine.unit_names
             held = self.fabric.barrier.waiting
             lines = [
                 f"  {names[unit.unit]} waits for "
-                + (f"semaphore {semaphores[unit.waiting_for].name}" if unit.waiting_for is not None else "the barrier")
+                + (f"semaphore {unit.waiting_for.name}" if unit.waiting_for is not None else "the barrier")
                 for unit in sorted(stuck, key=lambda unit: unit.unit in held)[:8]
             ]
             more = [f"  and {len(stuck) - 8} more"] if len(stuck) > 8 else []
