@@ -9,7 +9,7 @@
     >>> result.cycles == 100 + result.rows[0].cycles  # the launch takes 100 cycles
     True
     >>> result.arrays()["busy"].shape  # operators, units
-    (1, 16)
+    (1, 24)
     >>> kpusim.verify(gemm, machine)[0].verdict.passed
     True
     >>> print(gemm.lower(machine).program.name)

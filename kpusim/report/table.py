@@ -69,7 +69,7 @@ def _total_cells(total: Total) -> Sequence[str]:
 
 def number(value: float) -> str:
     """Three digits, or all those before the point."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _bytes(size: int) -> str:
