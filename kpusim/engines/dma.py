@@ -26,6 +26,8 @@ from kpusim.machine import Machine
 
 __all__ = ["DmaEngine", "DmaQueue", "Entry"]
 
+NEVER = 1 << 62
+
 
 @define(eq=False)
 class Entry:
@@ -91,17 +93,15 @@ class DmaEngine:
         turn = self._turn
         for _ in range(len(turn)):
             queue = turn[0]
-            ready = queue.chunk_ready
-            if ready is not None and ready <= time:
+            if queue.chunk_ready <= time:
                 if not self._has_room(queue, time):
                     return
                 turn.rotate(-1)
                 self._serve(queue, time)
                 break
             turn.rotate(-1)
-        waiting = [ready for queue in turn if (ready := queue.chunk_ready) is not None]
-        if waiting:
-            self.arm(max(time, min(waiting)))
+        if self.heads:
+            self.arm(max(time, min([queue.chunk_ready for queue in turn])))
 
     def _has_room(self, queue: DmaQueue, now: int) -> bool:
         """Whether the next chunk of `queue` may go under way; if not, the engine waits for the next release."""
@@ -135,7 +135,7 @@ class DmaEngine:
         entry.granted += 1
         self._send(queue, entry, chunk, now)
         if entry.granted == len(entry.transfer.chunks):
-            queue.head, queue.clock = None, entry.end
+            queue.head, queue.chunk_ready, queue.clock = None, NEVER, entry.end
             self.heads -= 1
             queue.fetch()
 
@@ -196,6 +196,7 @@ class DmaQueue:
         self.waiting_for: Semaphore | None = None
         self.finished = False
         self.head: Entry | None = None  # what the engine is taking chunks of
+        self.chunk_ready = NEVER  # from when on the engine may take the head's next chunk
         self.served = 0  # end of the engine's last cycle for the head
         self.clock = 0  # end of the last span
         self._pending: list[int] = []
@@ -205,13 +206,6 @@ class DmaQueue:
         self._entries: deque[Entry] = deque()
         self._last_done = self._last_read = 0
         engine.add(self)
-
-    @property
-    def chunk_ready(self) -> int | None:
-        """The cycle from which the engine may take the next chunk; None if there is none."""
-        if self.head is None:
-            return None
-        return self.head.start + self._setup if self.head.granted == 0 else self.head.start
 
     # Issue: waits, then start -----------------------------------------------------------------------------------------
 
@@ -259,8 +253,9 @@ class DmaQueue:
             fabric.watcher.issue(self.unit, self.engine.number, step, start)
         if transfer.chunks:
             self.head, self.served = entry, start + self._setup
+            self.chunk_ready = self.served
             self.engine.heads += 1
-            self.engine.arm(start + self._setup)
+            self.engine.arm(self.served)
             return
         self._complete()
         if step.code.row.name != "barrier":
@@ -296,12 +291,13 @@ class DmaQueue:
                 entry.transfer.size, entry.stalls,
             )  # fmt: skip
             if entry.transfer.kind == "load" or not entry.transfer.chunks:
-                self._signal_read(entry, self._kernel.now)
+                self._signal_read(entry, self._kernel.now)  # of a store it has been given behind its last chunk
             fabric.signal(entry.step, "done", times, entry.transfer.tiles, self.unit, entry.ordinal)
 
     def _signal_read(self, entry: Entry, time: int) -> None:
         self._last_read = max(self._last_read, time)
-        self._fabric.signal(entry.step, "read", [self._last_read], entry.transfer.tiles, self.unit, entry.ordinal)
+        if "read" in entry.step.code.instants or self._fabric.watcher is not None:
+            self._fabric.signal(entry.step, "read", [self._last_read], entry.transfer.tiles, self.unit, entry.ordinal)
 
     def _leave(self, entry: Entry, time: int) -> None:
         """The barrier lets this queue go at cycle `time`."""

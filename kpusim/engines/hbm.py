@@ -1,10 +1,11 @@
 """HBM: channels with banks and open rows, each a reservation of its data bus made when a request arrives.
 
-Addresses interleave over all channels in blocks; the `rotate` hash shifts the channel of every further stripe of blocks
-by one, so that power-of-two pitches spread. A row hit costs its bursts on the bus; a miss also opens its row, which is
-limited by the gap between two activations of a channel, while the bus goes on with other requests (the controller
-reorders). Refresh takes its share (tRFC / tREFI) off the bus rate. All rows are closed at the start of a program and at
-a barrier. Conflicts of two rows of one bank (tRC), turnaround and finite queues are not modelled.
+Addresses interleave over all channels in blocks; the `rotate` hash shifts the channel of every further stripe of
+blocks by one, so that power-of-two pitches spread. A row hit takes its bursts on the bus; a miss takes at least the gap
+between two activations of a channel, and its data comes after its row has been opened, while the bus goes on with other
+requests (the controller reorders). Refresh takes its share (tRFC / tREFI) off the bus rate. All rows are closed at the
+start of a program and at a barrier. Conflicts of two rows of one bank (tRC), turnaround and finite queues are not
+modelled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Segment = tuple[int, int, int, int]
 
 
 class Hbm:
-    """Next-free times of every channel's bus and activation slot, in ticks of 1/`ticks` cycle.
+    """Next-free times of every channel's bus, in ticks of 1/`ticks` cycle, and the open row of every bank.
 
     The pattern of channels and banks repeats after one row of every bank (`machine.hbm.alignment_bytes`), so a block's
     place in it is looked up, and the number of the repetition is its row.
@@ -38,7 +39,6 @@ class Hbm:
         self._activate_gap = hbm.activate_gap_cycles * self.ticks
         self._latency = hbm.read_cycles + hbm.controller_cycles
         self._bus = [0] * channels
-        self._activations = [0] * channels
         self._open_row = [-1] * (channels * banks)
         stripes = hbm.row_bytes // hbm.interleave_bytes * banks
         shift = 1 if hbm.hash == "rotate" else 0
@@ -57,15 +57,16 @@ class Hbm:
         Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The loop over
         blocks is the simulator's hottest: hence one function, local names and no calls.
         """
-        channels, banks, bus, activations = self._channel, self._bank, self._bus, self._activations
-        open_row, period, gap = self._open_row, len(self._channel), self._activate_gap
-        last = arrival = now * self.ticks
+        channels, banks, bus, open_row = self._channel, self._bank, self._bus, self._open_row
+        period, ticks = len(channels), self.ticks
+        last = arrival = now * ticks
         accesses = misses = 0
         for block, count, step, bursts in self._runs(segments, base):
             row, place = divmod(block, period)
-            time = bursts * self._burst
-            opening = self._opening + time
+            hit_time = bursts * self._burst
+            miss_time = max(hit_time, self._activate_gap)
             accesses += count * bursts
+            before = misses
             while count:
                 part = min(count, -((place - period) // step))
                 stop = place + part * step
@@ -73,29 +74,27 @@ class Hbm:
                     end = bus[channel]
                     if end < arrival:
                         end = arrival
-                    bus[channel] = end = end + time
-                    if open_row[bank] != row:
-                        misses += 1
+                    if open_row[bank] == row:
+                        end += hit_time
+                    else:
                         open_row[bank] = row
-                        opened = activations[channel]
-                        if opened < arrival:
-                            opened = arrival
-                        activations[channel] = opened + gap
-                        opened += opening
-                        if opened > end:
-                            end = opened
+                        misses += 1
+                        end += miss_time
+                    bus[channel] = end
                     if end > last:
                         last = end
                 count -= part
                 skipped, place = divmod(stop, period)
                 row += skipped
+            if misses > before:
+                last = max(last, arrival + self._opening + hit_time)
         self.row_misses += misses
         self.row_hits += accesses - misses
         if write:
             self.bytes_written += accesses * self._access
         else:
             self.bytes_read += accesses * self._access
-        return -(-last // self.ticks) + self._latency
+        return -(-last // ticks) + self._latency
 
     def _runs(self, segments: Iterable[Segment], base: int) -> Iterator[tuple[int, int, int, int]]:
         """(first block, count, step, bursts): `count` interleave blocks, `step` apart, and the bursts in each."""
