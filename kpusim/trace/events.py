@@ -1,6 +1,8 @@
 """The event columns of a trace being written."""
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,8 +16,9 @@ from kpusim.trace.schema import CHUNK, COLUMNS
 class EventColumns:
     """Appends spans to one dataset a column, in whole chunks.
 
-    Chunks are shuffled and deflated here and written as they are: twice as fast as HDF5's own filter pipeline, and
-    the same bytes. After each chunk `n_committed` says how many rows a reader of an unfinished file may trust.
+    Chunks are shuffled and deflated here, two columns at a time, and written as they are: several times as fast as
+    HDF5's own filter pipeline, and the same bytes. After each chunk `n_committed` says how many rows a reader of an
+    unfinished file may trust.
     """
 
     def __init__(self, group: h5py.Group) -> None:
@@ -29,6 +32,7 @@ class EventColumns:
                   compression="gzip", compression_opts=1, shuffle=True)
             for name, (units, long_name) in COLUMNS.items()
         ]  # fmt: skip
+        self._workers = ThreadPoolExecutor(2)
         self._committed = field(group, "n_committed", np.uint64(0), "", "Rows that are written whole")
 
     def append(self, rows: Rows) -> None:
@@ -51,6 +55,7 @@ class EventColumns:
         if self.count % CHUNK:
             self._pending[self.count % CHUNK :] = np.zeros((), SPAN)
             self._commit(self._pending)
+        self._workers.shutdown()
 
     def bounds(self) -> npt.NDArray[np.uint64]:
         """The block index: least start_cycle and greatest end_cycle of each chunk, shape [chunks, 2]."""
@@ -61,12 +66,17 @@ class EventColumns:
         first = (self.count - 1) // CHUNK * CHUNK
         filled = rows[: self.count - first]
         self._bounds.append((int(filled["start_cycle"].min()), int(filled["end_cycle"].max())))
-        for name, dataset in zip(COLUMNS, self._columns, strict=True):
-            column = np.ascontiguousarray(rows[name])
-            shuffled = column.view(np.uint8).reshape(CHUNK, -1).T.tobytes()
+        deflated = self._workers.map(_deflated, [rows[name] for name in COLUMNS])
+        for dataset, data in zip(self._columns, deflated, strict=True):
             dataset.resize((self.count,))
-            dataset.id.write_direct_chunk((first,), zlib.compress(shuffled, 1))
+            dataset.id.write_direct_chunk((first,), data)
             dataset.flush()
         self._group.file.flush()
         self._committed[()] = self.count
         self._group.file.flush()
+
+
+def _deflated(column: npt.NDArray[Any]) -> bytes:
+    """A chunk of one column as HDF5's shuffle and gzip filters store it."""
+    plain = np.ascontiguousarray(column).view(np.uint8).reshape(CHUNK, -1)
+    return zlib.compress(plain.T.tobytes(), 1)
