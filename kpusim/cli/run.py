@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 OUTPUT = Path("kpusim-out")
-SLOW = 10**10  # multiply-accumulates: about a minute of executing on data
+SLOW = 10**11  # multiply-accumulates that take about a minute on data
 
 
 @click.command(short_help="Simulate a workload file or one operator on a machine.")
