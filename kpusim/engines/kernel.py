@@ -33,6 +33,8 @@ class Kernel:
     def __init__(self) -> None:
         self._environment = simpy.Environment()
         self._runnable: deque[Callable[[], None]] = deque()
+        self.soon = self._runnable.append
+        """Calls its argument after the current event: for units whose own clock runs ahead and that need no event."""
 
     @property
     def now(self) -> int:
@@ -46,10 +48,6 @@ class Kernel:
         if time < now:
             raise AssertionError(f"event at cycle {time} scheduled at cycle {now}")
         environment.schedule(_Call(call), phase + requester, time - now)  # type: ignore[arg-type]
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Calls `call` after the current event: for units whose own clock runs ahead and that need no event."""
-        self._runnable.append(call)
 
     def run(self) -> None:
         """Runs until nothing is left to do."""

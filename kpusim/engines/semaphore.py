@@ -37,10 +37,10 @@ class Semaphore:
     of its producers' tokens.
     """
 
-    __slots__ = ("_completed", "_counts", "_rounds", "init", "join", "name", "strict", "tokens", "waiter")
+    __slots__ = ("_completed", "_counts", "_place", "_rounds", "init", "join", "strict", "tokens", "waiter")
 
-    def __init__(self, name: str, init: int, join: int, strict: bool = False):
-        self.name, self.init, self.join, self.strict = name, init, join, strict
+    def __init__(self, place: tuple[str, int, int], init: int, join: int, strict: bool = False):
+        self._place, self.init, self.join, self.strict = place, init, join, strict
         self.tokens: deque[int] = deque([0] * init)
         self.waiter: Callable[[], None] | None = None
         self._counts: dict[int, int] = {}
@@ -84,6 +84,12 @@ class Semaphore:
         return None
 
     @property
+    def name(self) -> str:
+        """What messages call it: array, instance and slot."""
+        array, instance, slot = self._place
+        return f"{array}[{instance}][{slot}]"
+
+    @property
     def at_rest(self) -> bool:
         """Whether it is back at its initial count, with no round half signalled."""
         return len(self.tokens) == self.init and not self._rounds
@@ -96,7 +102,7 @@ class Semaphore:
 def make_semaphores(program: Program, strict: bool = False) -> list[Semaphore]:
     """All semaphores of a program by flat number."""
     return [
-        Semaphore(f"{sem.name}[{instance}][{slot}]", sem.init, sem.join, strict)
+        Semaphore((sem.name, instance, slot), sem.init, sem.join, strict)
         for sem in program.semaphores
         for instance in range(sem.instances)
         for slot in range(sem.slots)

@@ -106,23 +106,40 @@ class _Writer:
                 continue
             needs, tables, call = self.work_call(node)
             if call and needs <= known and not tables and (not needs <= outer or not outer):
-                self.put(f"w{pc} = {call}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+                self.put_work(node, pc, call)
             pc += 1
         return pc
 
+    def put_work(self, node: Instruction, pc: int, call: str) -> None:
+        """`w`, `o` and `d` of an instruction: its work, occupancy and drain; both works where accumulate varies."""
+        if self.choice(node):
+            self.put(f"wt{pc} = {call.format(True)}", f"wf{pc} = {call.format(False)}")
+        else:
+            accumulates = node.option("accumulate") != Const(0)
+            self.put(f"w{pc} = {call.format(accumulates)}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+
+    def pick_work(self, node: Instruction, pc: int) -> None:
+        """Chooses between the two works of an instruction whose accumulate varies."""
+        if choice := self.choice(node):
+            self.put(f"w{pc} = wt{pc} if {choice} else wf{pc}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+
+    def choice(self, node: Instruction) -> str:
+        """The condition for accumulating as Python text; "" where it is the same every time."""
+        option = node.option("accumulate")
+        return "" if isinstance(option, Const) or node.op != "matmul" else self.text(option)
+
     def work_call(self, node: Instruction) -> tuple[frozenset[str], frozenset[str], str]:
-        """(names, tables) that its work depends on, and the Python text that computes it ("" for control)."""
+        """(names, tables) that the sizes of its work depend on, and the Python text that computes it ("" for control).
+
+        The text has a place for whether it accumulates.
+        """
         row = instruction_rows()[node.op]
         if row.unit == "any":
             return frozenset(), frozenset(), ""
         views = [operand for operand in node.operands if isinstance(operand, View)]
         sizes = [[length for _, length in view_ranges(view, self.buffers[view.buffer])] for view in views]
         exprs = [length for lengths in sizes for length in lengths]
-        if row.unit == "matrix":
-            exprs.append(node.option("accumulate"))
-            call = self.matrix_call(node, views, sizes)
-        else:
-            call = self.vector_call(row, views, sizes)
+        call = self.matrix_call(views, sizes) if row.unit == "matrix" else self.vector_call(row, views, sizes)
         names = frozenset().union(*(names_in(expr) for expr in exprs))
         return names, frozenset().union(*(tables_in(expr) for expr in exprs)), call
 
@@ -132,11 +149,10 @@ class _Writer:
     def product(self, lengths: list[Expr]) -> str:
         return PRODUCT.join(self.size(length) for length in lengths) or "1"
 
-    def matrix_call(self, node: Instruction, views: list[View], sizes: list[list[Expr]]) -> str:
+    def matrix_call(self, views: list[View], sizes: list[list[Expr]]) -> str:
         m, n, k = self.product(sizes[0][:-1]), self.size(sizes[0][-1]), self.size(sizes[1][-1])
-        accumulate = f"{self.text(node.option('accumulate'))} != 0"
         dtype = self.buffers[views[1].buffer].dtype
-        return f"matrix_work(({m}) if {n} else 0, {n}, {k}, {accumulate}, {dtype!r})"
+        return f"matrix_work(({m}) if {n} else 0, {n}, {k}, {{}}, {dtype!r})"
 
     def vector_call(self, row: Row, views: list[View], sizes: list[list[Expr]]) -> str:
         elements = ", ".join(self.product(lengths) for lengths in sizes)
@@ -191,8 +207,9 @@ class _Writer:
             self.barrier(pc, row)
             return
         if call and tables:
-            self.put(f"w{pc} = {call}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+            self.put_work(node, pc, call)
         if call:
+            self.pick_work(node, pc)
             self.put(f"e = t + o{pc}", f"x = e + d{pc}", f"busy += o{pc}", f"w{pc}.count += 1")
             self.put("if x > done: done = x")
         else:
@@ -299,7 +316,10 @@ class _Writer:
                     return False
             else:
                 needs, tables, call = self.work_call(node)
+                needs |= names_in(node.option("accumulate"))
                 if not call or node.waits or node.signals or needs & counters or tables:
+                    return False
+                if tables_in(node.option("accumulate")):
                     return False
                 if any(self.view_guards(operand, inner) for operand in node.operands if isinstance(operand, View)):
                     return False
@@ -321,6 +341,7 @@ class _Writer:
                 continue
             at = self.pc
             self.pc += 1
+            self.pick_work(node, at)
             self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", "    busy += x", f"    n += {trips}")
             self.put(f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
         self.pc += 1

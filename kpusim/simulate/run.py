@@ -180,7 +180,8 @@ class _Simulation:
             "dma.busiest_engine_bytes": busiest["engine"],
             "instructions": sum(account.instructions for account in fabric.accounts),
         }
-        for work in [*self.matrix.works.values(), *self.vector.works.values()]:
+        executed = [work for work in (*self.matrix.works.values(), *self.vector.works.values()) if work.count]
+        for work in executed:
             for name, amount in work.adds.items():
                 counters[name] = counters.get(name, 0) + amount * work.count
         return dict(sorted(counters.items()))
