@@ -42,7 +42,8 @@ def build_operator(family: str, params: Mapping[str, object], where: str) -> Ope
             raise UserError(f"{family} has no such parameter", where=where, found=name, allowed=[*fields])
     for name, field in fields.items():
         if name not in params and field.default is attrs.NOTHING:
-            raise UserError(f"{family} needs the parameter {name}", where=where, found=", ".join(params), allowed=[*fields])
+            given = ", ".join(params) or "nothing"
+            raise UserError(f"{family} needs the parameter {name}", where=where, found=given, allowed=[*fields])
         if name in params:
             _check(family, name, params[name], field, where)
     return cast(Operator, kind(**params))

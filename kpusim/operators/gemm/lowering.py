@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
-from attrs import define, frozen
+from attrs import define
 
 from kpusim.errors import UserError
-from kpusim.isa.expr import Const, Expr, Name, ceil_div, ceiling_division, minimum
+from kpusim.isa.expr import Const, Expr, Name, ceil_div, minimum
 from kpusim.isa.program import (
     Box,
     Buffer,
@@ -28,13 +27,14 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.base import Lowered
-from kpusim.operators.gemm.mapping import Cost, Mapping, Problem, choose, cost, weigh
+from kpusim.operators.gemm.explain import explain
+from kpusim.operators.gemm.mapping import Mapping, Problem, choose, cost, weigh
+from kpusim.operators.gemm.seats import ENGINE, ZERO, Seat, loop, part, parts
 
 __all__ = ["lower"]
 
 A_QUEUE, B_QUEUE, STORE_QUEUE, SHARE_QUEUE = range(4)
-TILE, ENGINE, DST = Name("tile"), Name("engine"), Name("dst")
-ZERO = Const(0)
+TILE, DST = Name("tile"), Name("dst")
 T = TypeVar("T")
 
 
@@ -54,7 +54,7 @@ def lower(
             found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {queues}",
         )  # fmt: skip
     program = _Lowering(problem, machine, mapping, fold_instructions).program()
-    return Lowered(program, _choices(problem, machine, mapping, weighed))
+    return Lowered(program, explain(problem, machine, mapping, weighed))
 
 
 @define
@@ -140,7 +140,7 @@ class _Lowering:
             semaphores += [Semaphore("share_full", tiles, shares), Semaphore("share_free", tiles, shares, 1)]
         return tuple(semaphores)
 
-    # Where a tile stands in the grid, and where a round and a step stand in the problem ---------------------------------
+    # Where a tile stands in the grid, and where a round and a step stand in the problem -----------------------------
 
     def grid_row(self, tile: Expr) -> Expr:
         return tile // self.map.grid_n
@@ -293,7 +293,8 @@ class _Lowering:
         )
         sizes = self.height(round_, grid_row), self.width(round_, grid_column), self.depth(step)
         if self.folds:
-            block = (Instruction("sync", waits=full), self.each_fold(acc, slot, sizes), Instruction("sync", signals=free))
+            fold = self.each_fold(acc, slot, sizes)
+            block: tuple[Node, ...] = Instruction("sync", waits=full), fold, Instruction("sync", signals=free)
         else:
             whole = tuple(Range(ZERO, size) for size in sizes)
             block = (self.matmul(acc, slot, whole, full, free),)
@@ -380,83 +381,3 @@ class _Lowering:
     def tile_section(self, unit: str, body: Node) -> Section:
         lets = (("i", self.grid_row(TILE)), ("j", self.grid_column(TILE)))
         return Section(unit, 0, self.tiles, lets=lets, body=(body,))
-
-
-def loop(counter: str, count: int, *body: Node) -> Loop:
-    """counter = 0 .. count."""
-    return Loop(counter, ZERO, Const(count), tuple(body))
-
-
-def part(extent: Expr, block: int, index: Expr) -> Range:
-    """The index-th block of `extent`."""
-    if isinstance(extent, Const) and extent.value % block == 0:
-        return Range(index * block, Const(block))
-    return Range(index * block, minimum(block, extent - index * block))
-
-
-def parts(extent: Expr, block: int) -> Expr:
-    """The number of blocks of `extent`."""
-    return ceiling_division(extent, block)
-
-
-@frozen
-class Seat:
-    """How groups of tiles are dealt to DMA engines: evenly, and where they are few, one to every `stride`-th engine."""
-
-    groups: int
-    engines: int
-    offset: int
-    first: Expr | None = None  # where given: the engine's first group, and `step` to its next
-    step: int = 1
-
-    @property
-    def share(self) -> int:
-        """Groups of one engine."""
-        return ceil_div(self.groups, self.engines)
-
-    @property
-    def stride(self) -> int:
-        """From one engine that has a group to the next."""
-        return max(self.engines // self.groups, 1)
-
-    def each(self, build: Callable[[Expr], Instruction]) -> Node:
-        """An instruction for each group of the executing engine."""
-        if self.share == 1:
-            return build(Name("g"))
-        if self.first is not None:
-            return loop("n", self.share, build(Name("g") + Name("n") * self.step))
-        first = ENGINE * self.share
-        count: Expr = Const(self.share)
-        if self.groups % self.share:
-            count = minimum(count, Const(self.groups) - first)
-        return Loop("g", ZERO, count, (build(first + Name("g")),))
-
-    def section(self, queue: int, body: tuple[Node, ...]) -> Section:
-        """The section of these engines' queue."""
-        if self.first is not None:
-            return Section("dma", 0, self.engines, 1, queue, (("g", self.first),), body)
-        if self.share > 1:
-            return Section("dma", 0, ceil_div(self.groups, self.share), 1, queue, (), body)
-        first = min(self.offset, self.stride - 1)
-        last = first + self.stride * (self.groups - 1) + 1
-        return Section("dma", first, last, self.stride, queue, (("g", ENGINE // self.stride),), body)
-
-
-def _choices(
-    problem: Problem, machine: Machine, mapping: Mapping, weighed: list[tuple[Mapping, Cost]]
-) -> tuple[tuple[str, str, str], ...]:
-    estimate = next(cost for other, cost in weighed if other is mapping)
-    along_m, along_n = mapping.rounds(problem)
-    parts = {"matrix": estimate.matrix, "HBM": estimate.hbm, "DMA": estimate.dma, "NoC": estimate.noc}
-    longest = max(parts, key=lambda name: parts[name])
-    return (
-        ("tile grid", f"{mapping.grid_m} x {mapping.grid_n}", f"blocks of A to {mapping.grid_n} tiles at once, of B to {mapping.grid_m}"),
-        ("block", f"{mapping.block_m} x {mapping.block_n}", f"{along_m} x {along_n} rounds"),
-        ("step along k", str(mapping.block_k), f"{mapping.steps(problem)} steps a round, {mapping.slots} slots"),
-        ("accumulators", str(mapping.accumulators), f"cast and stored in strips of {mapping.strip_rows} rows"),
-        ("A on chip", "yes" if mapping.resident else "no", "read once a row of rounds" if mapping.resident else f"read {along_n} times"),
-        ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
-        ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"in {estimate.hbm} cycles at the attainable bandwidth"),
-        ("estimate", f"{estimate.cycles} cycles", f"{longest} is the longest part"),
-        ("weighed", f"{len(weighed)} mappings", "by the closed cycle formulas"),
-    )

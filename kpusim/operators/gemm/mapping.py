@@ -1,10 +1,11 @@
 """GEMM mappings: how the output is spread over tiles and time, and what a mapping costs by the closed formulas.
 
 The tiles form a logical grid. In one round, tile (im, in) keeps a block of `block_m` x `block_n` results in its SRAM
-and works through K in steps of `block_k`; each block of A goes to the `grid_n` tiles of its grid row at once, each block
-of B to the `grid_m` tiles of its grid column. Rounds follow each other until all of the output is done, rows outermost.
-With `resident`, a whole row of rounds keeps its A on chip: every tile of a grid row holds a share of A's K range and
-hands it to its row by tile-to-tile multicast, so that HBM delivers A once however often the row comes back to it.
+and works through K in steps of `block_k`; each block of A goes to the `grid_n` tiles of its grid row at once, each
+block of B to the `grid_m` tiles of its grid column. Rounds follow each other until all of the output is done, rows
+outermost. With `resident`, a whole row of rounds keeps its A on chip: every tile of a grid row holds a share of A's K
+range and hands it to its row by tile-to-tile multicast, so that HBM delivers A once however often the row comes back
+to it.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Cost:
 
     @property
     def cycles(self) -> int:
-        """The estimate that mappings are ranked by: the engines wait for the first data, or the data ends with a step."""
+        """What mappings are ranked by: either the engines wait for the first data, or the data ends with a step."""
         return max(self.matrix + self.lead + self.tail, max(self.hbm, self.dma, self.noc) + self.step)
 
 
@@ -162,8 +163,9 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     last = min(problem.m, mapping.grid_m * mapping.block_m) * min(problem.n, mapping.grid_n * mapping.block_n)
     latency = machine.hbm.read_cycles + machine.hbm.controller_cycles + machine.dma.setup_cycles
     lead = latency + max(int(first / rate), dma)
-    strips = ceil_div(mapping.block_m, mapping.strip_rows) * ceil_div(mapping.grid_m * mapping.grid_n, machine.dma_engines)
-    stores = behind + latency + strips * machine.dma.setup_cycles
+    strips = ceil_div(mapping.block_m, mapping.strip_rows)
+    queued = strips * ceil_div(mapping.grid_m * mapping.grid_n, machine.dma_engines)  # at the busiest engine
+    stores = behind + latency + queued * machine.dma.setup_cycles
     tail = max(int(last * problem.out_bytes / rate), stores)
     return Cost(matrix, hbm, steps * dma, steps * noc, lead, latency + step + stores, tail, traffic)
 
@@ -201,7 +203,7 @@ def _queue_cycles(groups: int, size: int, machine: Machine) -> int:
 
 
 def _noc_cycles(mapping: Mapping, a_step: int, b_step: int, machine: Machine) -> int:
-    """Cycles a step of the busiest links: columns pass B on to its copies, rows pass A on from the tile that keeps it."""
+    """Cycles a step of the busiest links: columns pass on B, and rows A from the tile that keeps it."""
     tile_rows = ceil_div(mapping.grid_n, machine.tiles.columns)  # of one row of the grid
     down = (tile_rows * b_step if mapping.grid_m > 1 else 0) + (a_step if tile_rows > 1 else 0)
     along = a_step + b_step if mapping.resident else a_step

@@ -71,7 +71,7 @@ class Gemm:
         return sum(int(np.prod(port.shape)) * DTYPE_BITS[port.dtype] // 8 for port in self.ports)
 
     def io_bound_bytes(self, machine: Machine) -> int:
-        """The larger of the compulsory traffic and 2MNK/sqrt(S) words, S the words of all on-chip SRAM (Hong & Kung 1981)."""
+        """The larger of compulsory traffic and 2MNK/sqrt(S) words, S the words of all SRAM (Hong & Kung 1981)."""
         word = DTYPE_BITS[self.dtype] // 8
         words = machine.tiles.count * machine.sram.capacity_bytes / word
         return max(self.compulsory_bytes, int(2 * self.macs / sqrt(words)) * word)
@@ -87,7 +87,7 @@ class Gemm:
         return {"out": a @ b}
 
     def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
-        """gamma_k * |a| |b| with gamma_k = k*u / (1 - k*u), u = 2^-24 (Higham, Accuracy and Stability, 2002, eq. 3.13)."""
+        """gamma_k * |a| |b|, gamma_k = k*u / (1 - k*u), u = 2^-24 (Higham, Accuracy and Stability, 2002, eq. 3.13)."""
         a, b = self._factors(inputs)
         error = self.k * 2.0**-24
         return {"out": error / (1 - error) * (np.abs(a) @ np.abs(b))}
