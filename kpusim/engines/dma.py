@@ -2,8 +2,8 @@
 
 A queue issues one instruction at a time: it takes its waits, is set up, and goes on to the next when the engine has
 taken its last chunk, so that transfers of one queue overlap. The engine takes a chunk every size / rate cycles from the
-next queue in turn, as long as the bytes that its chunks have under way stay within its limit. Completion is in order
-within a queue.
+next queue in turn, as long as the bytes that its chunks have under way stay within its limit. The `read` and the
+`done` instants of a queue's transfers are each in order, and nothing is done before the engine is through with it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Entry:
     granted: int = 0  # chunks the engine has taken
     returned: int = 0  # chunks whose data is where it belongs, or on its way there
     end: int = 0  # the engine is through with its last chunk
-    read: int = 0  # its source is free
+    read: int = 0  # its source is free, as far as known
+    left: bool = False  # all of it has left its source, at cycle `read`
     arrivals: list[int] = field(factory=list)  # cycle of visibility, by destination
 
     @property
@@ -204,6 +205,7 @@ class DmaQueue:
         self._stalls: list[int] = []
         self._ordinal = 0
         self._entries: deque[Entry] = deque()
+        self._unread: deque[Entry] = deque()  # without their `read` signals
         self._last_done = self._last_read = 0
         engine.add(self)
 
@@ -251,6 +253,8 @@ class DmaQueue:
         self.clock = start
         if fabric.watcher is not None:
             fabric.watcher.issue(self.unit, self.engine.number, step, start)
+        if step.code.row.name != "barrier":
+            self._unread.append(entry)
         if transfer.chunks:
             self.head, self.served = entry, start + self._setup
             self.chunk_ready = self.served
@@ -264,10 +268,11 @@ class DmaQueue:
     # Completion: in order ---------------------------------------------------------------------------------------------
 
     def source_free(self, entry: Entry, time: int) -> None:
-        """Another chunk of `entry` leaves its source at cycle `time`; the last one of a store signals `read`."""
+        """Another chunk of `entry` leaves its source at cycle `time`; with the last one it is free."""
         entry.read = max(entry.read, time)
         if entry.granted == len(entry.transfer.chunks):
-            self._signal_read(entry, entry.read)
+            entry.left = True
+            self._signal_reads()
 
     def arrived(self, entry: Entry, arrivals: list[int]) -> None:
         """Another chunk of `entry` is there (or will be, at those cycles)."""
@@ -284,20 +289,26 @@ class DmaQueue:
             if entry.step.code.row.name == "barrier":
                 fabric.barrier.arrive(self.unit, max(entry.start, self._last_done), partial(self._leave, entry))
                 return
-            times = [max(time, self._last_done) for time in entry.arrivals]
+            earliest = max(self._last_done, entry.end)
+            times = [max(time, earliest) for time in entry.arrivals]
             self._last_done = max(times)
             fabric.report(
                 self.unit, entry.step, (entry.start, entry.end, self._last_done), entry.released,
                 entry.transfer.size, entry.stalls,
             )  # fmt: skip
-            if entry.transfer.kind == "load" or not entry.transfer.chunks:
-                self._signal_read(entry, self._kernel.now)  # of a store it has been given behind its last chunk
+            if not entry.left:
+                entry.read, entry.left = self._kernel.now, True
+                self._signal_reads()
             fabric.signal(entry.step, "done", times, entry.transfer.tiles, self.unit, entry.ordinal)
 
-    def _signal_read(self, entry: Entry, time: int) -> None:
-        self._last_read = max(self._last_read, time)
-        if "read" in entry.step.code.instants or self._fabric.watcher is not None:
-            self._fabric.signal(entry.step, "read", [self._last_read], entry.transfer.tiles, self.unit, entry.ordinal)
+    def _signal_reads(self) -> None:
+        """Signals `read` of the oldest entries, as far as they have left their source."""
+        unread, fabric = self._unread, self._fabric
+        while unread and unread[0].left:
+            entry = unread.popleft()
+            self._last_read = max(self._last_read, entry.read)
+            if "read" in entry.step.code.instants or fabric.watcher is not None:
+                fabric.signal(entry.step, "read", [self._last_read], entry.transfer.tiles, self.unit, entry.ordinal)
 
     def _leave(self, entry: Entry, time: int) -> None:
         """The barrier lets this queue go at cycle `time`."""
