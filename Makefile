@@ -8,4 +8,4 @@ test:
 	./kpu test
 
 clean:
-	rm -rf .venv build dist traces kpusim-out .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist kpusim-out .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -24,6 +24,23 @@ def instruction_problems(program: Program) -> Iterator[UserError]:
             where = instruction_place(pc, node.op, node.line)
             for problem, found, allowed in check.instruction(node, section):
                 yield UserError(problem, where=where, found=found, allowed=allowed)
+    yield from _instants(program)
+
+
+def _instants(program: Program) -> Iterator[UserError]:
+    """Semaphores that one queue signals at both instants: its signals would not come in its own order."""
+    given: dict[tuple[int, str], str] = {}
+    for pc, node, section in program.instructions():
+        if not isinstance(node, Instruction):
+            continue
+        for signal in node.signals:
+            name = signal.target.semaphore
+            first = given.setdefault((id(section), name), signal.instant)
+            if signal.instant != first:
+                where = instruction_place(pc, node.op, node.line)
+                allowed = f"{first}, as before: a queue signals a semaphore always at the same instant"
+                problem = f"{name} is signalled at another instant"
+                yield UserError(problem, where=where, found=signal.instant, allowed=allowed)
 
 
 Problem = tuple[str, object, str | list[str]]  # problem, found, allowed
@@ -103,6 +120,10 @@ class _Check:
         for what, items in (("waits", node.waits), ("signals", node.signals)):
             if len(items) > REFERENCES:
                 yield f"too many {what}", len(items), f"up to {REFERENCES}; `sync` takes what is left over"
+        if node.op == "halt" and node.waits:
+            yield "halt waits for nothing", len(node.waits), "a `sync` before it"
+        if node.op in ("halt", "barrier") and node.signals:
+            yield f"{node.op} signals nothing", len(node.signals), "a `sync` before it"
         multicast = bool(row.operands) and row.operands[0].tiles == "tiles"
         for signal in node.signals:
             if "dst" in names_in(signal.target.instance) | names_in(signal.target.slot):

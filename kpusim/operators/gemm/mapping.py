@@ -23,7 +23,7 @@ from kpusim.machine import Machine
 __all__ = ["Cost", "Mapping", "Problem", "choose", "cost", "mappings", "weigh"]
 
 ACCUMULATOR_BYTES = 4
-STRIP_ELEMENTS = 8192  # results that one cast and one store handle at most: large blocks overlap the two
+STRIP_ELEMENTS = 16384  # results that one cast and one store handle at most: large blocks overlap the two
 PROMISING = 30  # output blockings that are weighed in every depth
 DEPTHS = 4  # steps along K that are weighed for each, from the longest that fits
 

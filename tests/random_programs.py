@@ -1,0 +1,435 @@
+"""Random programs that cannot deadlock, and random small machines to run them on, each from a seed.
+
+A program is drawn as one global order of operations, each on all places of one section. An operation may only take
+tokens that earlier ones have given, so the order is topological. Tokens travel in channels from one section to another:
+place to place, or from all places to all (a join of as many producers), or to each destination tile of a transfer. A
+channel may have credits, which its source takes before it sends and its target gives back; joins always have a single
+one, so that no producer is a round ahead. What is still under way at a barrier or at the end is drained.
+
+Operations come in blocks; a block may be a hardware loop, which is checked by playing all its iterations.
+"""
+
+from random import Random
+
+from attrs import Factory, define
+
+from kpusim.isa.expr import Const, Lookup, Name, maximum, minimum
+from kpusim.isa.program import (
+    Box,
+    Buffer,
+    Instruction,
+    Loop,
+    Program,
+    Range,
+    Rows,
+    Section,
+    Semaphore,
+    SemaphoreRef,
+    Signal,
+    Table,
+    Tensor,
+    TensorMap,
+    TileSet,
+    View,
+)
+from kpusim.machine import load_machine
+
+__all__ = ["random_machine", "random_program"]
+
+TAKE, SEND, RECEIVE, GIVE = range(4)  # source waits for a credit, signals; target waits, gives the credit back
+WAITS, SIGNALS = (TAKE, RECEIVE), (SEND, GIVE)
+UNDER_WAY = 3  # tokens of a channel without credits, at most
+ROWS, SIZES = (3, 0, 7, 7, 63, -2, 70, 12, 1, 40, 41, 42), (4, 0, 16, 1, 5, 8, 3)
+
+TENSORS = (
+    Tensor("X", "bf16", (64, 64), "inout"),
+    Tensor("Y", "bf16", (48, 40), "inout", (8, 16)),
+    Tensor("Z", "bf16", (4, 16, 16), "inout"),
+)
+MAPS = (TensorMap("X_box", "X", (16, 16)), TensorMap("Y_box", "Y", (16, 16)), TensorMap("Z_box", "Z", (2, 16, 16)))
+BUFFERS = (
+    Buffer("a", "bf16", 2, (16, 16), 0),
+    Buffer("f", "fp32", 1, (16, 16), 1024),
+    Buffer("index", "int32", 1, (16, 16), 2048),
+)
+
+CHOICES = {  # what machines differ in; the first is kpu-tiny's
+    "tiles": (("tiles.rows=2", "tiles.columns=2"), ("tiles.rows=1", "tiles.columns=3"), ("tiles.rows=2", "tiles.columns=1")),
+    "folds": (("matrix.overlap_folds=false",), ("matrix.overlap_folds=true",)),
+    "vector": ((), ("vector.lanes=256", "sram.ports.vector=4096 B/cycle"), ("vector.startup=3 cycles",)),
+    "matrix": ((), ("matrix.rows=1", "matrix.columns=1"), ("matrix.rows=16", "matrix.columns=16", "matrix.macs_per_cell.bf16=16")),
+    "placement": ((), ('dma.placement="tile"',)),
+    "rate": ((), ("dma.bandwidth=64 B/cycle", "noc.bandwidth=64 B/cycle", "sram.ports.dma=64 B/cycle"), ("dma.bandwidth=5.5 B/cycle",),
+             ("noc.bandwidth=2.7 B/cycle",), ("sram.ports.dma=3 B/cycle",)),
+    "setup": ((), ("dma.setup=0 cycles",), ("dma.setup=9 cycles",)),
+    "limit": ((), ("dma.outstanding=1 B",), ("dma.outstanding=96 B",)),
+    "rows": ((), ("dma.rows=0.3 rows/cycle",)),
+    "hop": ((), ("noc.hop=0 cycles", "sram.latency=0 cycles"), ("noc.hop=5 cycles",)),
+    "channels": ((), ("hbm.channels=1",), ("hbm.channels=8", 'hbm.hash="rotate"'), ("hbm.bandwidth=4096 B/cycle",)),
+    "latency": ((), ("hbm.controller=0 cycles", "hbm.read=0 cycles", "hbm.row_activate=0 cycles", "hbm.precharge=0 cycles",
+                     "hbm.activate_gap=0 cycles")),
+    "refresh": ((), ("hbm.refresh=123 cycles",)),
+    "barrier": ((), ("front_end.barrier=0 cycles",)),
+}  # fmt: skip
+
+
+def random_machine(seed):
+    """A variant of kpu-tiny: odd rates, or costs so small and equal that many events fall into one cycle."""
+    random = Random(f"machine {seed}")
+    sets = [change for options in CHOICES.values() for change in random.choice(options)]
+    return load_machine("kpu-tiny", [change for change in sets if "16 B" not in change])
+
+
+@define(eq=False)
+class Queue:
+    """A section under construction; `me` is a place's number among its places."""
+
+    unit: str
+    places: range
+    number: int = 0
+    body: list = Factory(list)
+
+    @property
+    def count(self):
+        return len(self.places)
+
+    @property
+    def tiles(self):
+        return TileSet(Const(self.places[0]), Const(self.count), self.places.step)
+
+    def section(self):
+        name, places = Name("engine" if self.unit == "dma" else "tile"), self.places
+        me = (name - places.start) // places.step
+        return Section(self.unit, places.start, places.stop, places.step, self.number, (("me", me),), tuple(self.body))
+
+
+@define(eq=False)
+class Channel:
+    """Semaphores from one queue to another, one a slot. `kind`: pair, all, or dst (of a transfer)."""
+
+    name: str
+    source: Queue
+    target: Queue
+    kind: str
+    slots: int
+    full: int
+    credit: int | None
+    sends: str  # the instants of its signals
+    gives: str
+
+    def start(self):
+        """For each slot: credits, credits taken and not used, tokens under way, tokens taken without giving back."""
+        return [[self.credit or 0, 0, self.full, 0] for _ in range(self.slots)]
+
+    def semaphores(self, tiles):
+        source, target = self.source.count, self.target.count
+        instances, join = {"pair": (source, 1), "all": (target, source), "dst": (tiles, source)}[self.kind]
+        yield Semaphore(f"{self.name}_full", instances, self.slots, self.full, join)
+        if self.credit is not None:
+            yield Semaphore(f"{self.name}_free", source, self.slots, self.credit, 1 if self.kind == "pair" else target)
+
+    def reference(self, move, slot, index=None):
+        """The semaphore that a move waits for or signals; `index` for the loop over all of the other side."""
+        if move in (SEND, RECEIVE):
+            name, own = f"{self.name}_full", {"pair": Name("me"), "all": Name("me"), "dst": Name("tile")}[self.kind]
+            other = Name("dst") if self.kind == "dst" else index
+        else:
+            name, own, other = f"{self.name}_free", Name("me"), index
+        everyone = move in SIGNALS and self.kind != "pair"
+        return SemaphoreRef(name, other if everyone else own, slot)
+
+    def fan(self, move):
+        """How many semaphores the move waits for or signals one by one."""
+        if move in WAITS or self.kind == "pair" or (self.kind == "dst" and move == SEND):
+            return 1
+        return self.target.count if move == SEND else self.source.count
+
+    def moves(self, queue):
+        """What an operation of `queue` can do to this channel."""
+        credits = self.credit is not None
+        if self.source is queue:
+            yield from (TAKE, SEND) if credits else (SEND,)
+        if self.target is queue:
+            yield from (RECEIVE, GIVE) if credits else (RECEIVE,)
+
+
+@define(eq=False)
+class Operation:
+    """One operation of a block: `uses` are (channel, move, offset of the slot); `times` it repeats in a loop, if any."""
+
+    queue: Queue
+    uses: list
+    times: int | None = None
+
+    def can(self, channel, move):
+        """Whether one more use fits into its fields."""
+        fields = WAITS if move in WAITS else SIGNALS
+        direct = [use for use in self.uses if use[1] in fields and use[0].fan(use[1]) == 1]
+        transfers = [use for use in self.uses if use[0].kind == "dst" and use[1] == SEND]
+        return len(direct) < 2 and not (transfers and channel.kind == "dst" and move == SEND)
+
+
+class _Generator:
+    def __init__(self, seed, machine):
+        self.random = Random(f"program {seed}")
+        self.tiles, self.engines, self.queues_an_engine = machine.tiles.count, machine.dma_engines, machine.dma.queues
+        self.queues = self.make_queues()
+        self.channels = [self.make_channel(f"c{number}") for number in range(self.random.randint(1, 7))]
+        self.state = {channel: channel.start() for channel in self.channels}
+        self.blocks = 0
+
+    # --- queues and channels --------------------------------------------------------------------------------------
+
+    def groups(self, count):
+        """A few disjoint sets of places."""
+        step = self.random.choice([1, 1, 2]) if count > 1 else 1
+        if step == 2:
+            return [range(0, count, 2), range(1, count, 2)]
+        cuts = sorted(self.random.sample(range(1, count), self.random.randint(0, count - 1)))
+        return [range(low, high) for low, high in zip([0, *cuts], [*cuts, count], strict=True)]
+
+    def make_queues(self):
+        random = self.random
+        queues = [Queue(unit, places) for unit in ("matrix", "vector") for places in self.groups(self.tiles)]
+        for number in range(self.queues_an_engine):
+            queues += [Queue("dma", places, number) for places in self.groups(self.engines)]
+        dma = [queue for queue in queues if queue.unit == "dma"]
+        return [random.choice(dma), *random.sample(queues, min(len(queues), random.randint(1, 8)))]
+
+    def make_channel(self, name):
+        random = self.random
+        self.queues = list(dict.fromkeys(self.queues))
+        source, target = random.choice(self.queues), random.choice(self.queues)
+        kinds = ["all"] + ["pair"] * 2 * (source.count == target.count)
+        kinds += ["dst"] * 2 * (source.unit == "dma" and target.unit != "dma")
+        kind, slots = random.choice(kinds), random.choice([1, 1, 2, 3])
+        sends, gives = random.choice(["read", "done"]), random.choice(["read", "done"])
+        sends = "done" if kind == "dst" else sends
+        full, credit = 0, 1
+        if kind == "pair":
+            full, credit = random.choice([(0, 1), (0, 2), (0, 3), (0, None), (1, None), (2, None)])
+        return Channel(name, source, target, kind, slots, full, credit, sends, gives)
+
+    # --- the tokens -----------------------------------------------------------------------------------------------
+
+    def play(self, operations, trips):
+        """The state behind a block, or None where a token is missing."""
+        state = {channel: [slot[:] for slot in slots] for channel, slots in self.state.items()}
+        for trip in range(trips):
+            for operation in operations:
+                for time in range(1 if operation.times is None else operation.times):
+                    for channel, move, offset in sorted(operation.uses, key=lambda use: use[1] in SIGNALS):
+                        slot = state[channel][(trip + time + offset) % channel.slots]
+                        if not _move(slot, move, channel.credit is not None):
+                            return None
+        return state
+
+    def block(self):
+        """One more block: some operations, in a loop or not."""
+        random = self.random
+        trips = random.choice([1, 1, 2, 3, 5])
+        counter = f"i{self.blocks}" if trips > 1 or random.random() < 0.2 else None
+        operations = []
+        for _ in range(random.randint(1, 7)):
+            operation = Operation(random.choice(self.queues), [], random.choice([None, None, None, 0, 2, 3]))
+            operations.append(operation)
+            uses = [(channel, move) for channel in self.channels for move in channel.moves(operation.queue)]
+            for channel, move in random.sample(uses, len(uses)):
+                if operation.can(channel, move) and random.random() < 0.7:
+                    operation.uses.append((channel, move, random.randrange(channel.slots)))
+                    if self.play(operations, trips) is None:
+                        operation.uses.pop()
+        self.add(operations, trips, counter)
+
+    def add(self, operations, trips=1, counter=None):
+        """Appends a block to the bodies of its queues."""
+        state = self.play(operations, trips)
+        assert state is not None
+        self.state, self.blocks = state, self.blocks + 1
+        for queue in self.queues:
+            scope = ["me"] if counter is None else ["me", counter]
+            nodes = [node for op in operations if op.queue is queue for node in self.nodes(op, scope)]
+            if nodes and counter is not None:
+                nodes = [Loop(counter, *self.bounds(trips), tuple(nodes))]
+            queue.body += nodes
+
+    def drain(self):
+        """Everything back to where it started, by operations of one move each."""
+        for channel in self.channels:
+            for offset in range(channel.slots):
+                while (moves := self.missing(channel, self.state[channel][offset])) is not None:
+                    queue = channel.source if moves == SEND else channel.target
+                    self.add([Operation(queue, [(channel, moves, offset)])])
+
+    @staticmethod
+    def missing(channel, slot):
+        """The next move that brings a slot back to its initial state; None where it is."""
+        _, taken, full, owed = slot
+        if taken or full < channel.full:
+            return SEND
+        if full > channel.full:
+            return RECEIVE
+        return GIVE if owed else None
+
+    def barrier(self):
+        """Everybody meets; the last tokens may be taken by the barrier itself."""
+        waits = {queue: [] for queue in self.queues}
+        for channel in self.channels:
+            for offset, slot in enumerate(self.state[channel]):
+                due = channel.credit is None and slot[2] > channel.full and self.random.random() < 0.5
+                if due and len(waits[channel.target]) < 2:
+                    slot[2] -= 1
+                    waits[channel.target].append(channel.reference(RECEIVE, Const(offset)))
+        self.drain()
+        for queue in self.queues:
+            queue.body.append(Instruction("barrier", waits=tuple(waits[queue])))
+
+    # --- instructions ---------------------------------------------------------------------------------------------
+
+    def nodes(self, operation, scope):
+        """The instructions of an operation."""
+        if operation.times is not None:
+            scope = [*scope, "j"]
+        counters = [Name(name) for name in scope if name != "me"]
+        queue, waits, signals, transfer, fans = operation.queue, [], [], None, []
+        for channel, move, offset in operation.uses:
+            slot = sum(counters, Const(offset)) % channel.slots
+            instant = channel.sends if move == SEND else channel.gives
+            if move in WAITS:
+                waits.append(channel.reference(move, slot))
+            elif (count := channel.fan(move)) == 1:
+                signals.append(Signal(channel.reference(move, slot, Const(0)), instant))
+            else:
+                signal = Signal(channel.reference(move, slot, Name("g")), instant)
+                fans.append(Loop("g", Const(0), Const(count), (Instruction("sync", signals=(signal,)),)))
+            if channel.kind == "dst" and move == SEND:
+                transfer = channel.target.tiles
+        op, operands, options = self.work(queue.unit, scope, transfer)
+        body = [Instruction(op, operands, options, tuple(waits), tuple(signals)), *fans]
+        if operation.times is None:
+            return body
+        if queue.unit != "dma" and self.random.random() < 0.5:
+            body.append(self.burst(queue.unit, scope))
+        return [Loop("j", *self.bounds(operation.times), tuple(body))]
+
+    def burst(self, unit, scope):
+        """Work without semaphores, in a loop whose trips may depend on everything around it."""
+        high = self.random.choice([Const(3), Const(0), self.size(scope, 4)])
+        inner = [*scope, "k"] if self.random.random() < 0.3 else scope
+        nodes = [Instruction(*self.work(unit, inner)) for _ in range(self.random.randint(1, 2))]
+        return Loop("k", Const(0), high, tuple(node for node in nodes if node.op != "sync"))
+
+    def bounds(self, trips):
+        """0 .. trips, said directly or by a table."""
+        low = 1 if self.random.random() < 0.3 else 0
+        high = trips + low
+        low_expr = Const(0)
+        if high == trips and trips in SIZES and self.random.random() < 0.3:
+            return low_expr, Lookup("sizes", Const(SIZES.index(trips)))
+        return low_expr, Const(trips)
+
+    def size(self, scope, most):
+        """A number of elements up to `most`: a constant, clamped counters, or from a table."""
+        random = self.random
+        names = sum((Name(name) for name in scope), Const(random.randint(0, 3)))
+        return random.choice([
+            Const(most), Const(most), Const(random.randint(0, most)), Const(0 if random.random() < 0.3 else 1),
+            minimum(names, most), maximum(minimum(most, Const(2) - names), 0),
+            minimum(Lookup("sizes", names % len(SIZES)), most),
+        ])  # fmt: skip
+
+    def work(self, unit, scope, transfer=None):
+        """(mnemonic, operands, options) of something to do; `transfer`: to these tiles."""
+        if transfer is None and self.random.random() < 0.15:
+            return "sync", (), ()
+        if unit == "matrix":
+            return self.matmul(scope)
+        return self.vector(scope) if unit == "vector" else self.dma(scope, transfer)
+
+    def matmul(self, scope):
+        m, n, k = (Range(length=self.size(scope, 16)) for _ in range(3))
+        accumulate = self.random.choice([Const(0), Const(1), minimum(Name(scope[-1]), 1)])
+        slot = Name(scope[-1]) % 2
+        operands = View("f", ranges=(m, n)), View("a", slot, (m, k)), View("a", Const(1), (k, n))
+        return "matmul", operands, (("accumulate", accumulate),)
+
+    def vector(self, scope):
+        m, n, k = (Range(length=self.size(scope, 16)) for _ in range(3))
+        f, column, top = (View("f", ranges=(m, part)) for part in (n, Range(length=Const(1)), k))
+        operations = {
+            "fill": (f, 1.0), "add": (f, f, 1.0), "fma": (f, f, f, column), "exp": (f, f), "rsqrt": (f, f),
+            "row_sum": (column, f), "prefix_sum": (f, f), "top_k": (top, View("index", ranges=(m, k)), f),
+            "cast": (View("a", Name(scope[-1]) % 2, (m, n)), f), "move": (f, f),
+        }  # fmt: skip
+        op = self.random.choice([*operations])
+        return op, operations[op], ()
+
+    def dma(self, scope, transfer):
+        random = self.random
+        m, n = (Range(length=self.size(scope, 16)) for _ in range(2))
+        names = sum((Name(name) for name in scope), Const(0))
+        source = TileSet((names + random.randrange(self.tiles)) % self.tiles)
+        slot = Name(scope[-1]) % 2
+        there, here = View("a", slot, (m, n), transfer or self.destinations(source)), View("a", slot, (m, n), source)
+        box = self.box(names, m, n)
+        rows = Rows("rows", names % 4, minimum(m.length, 8))
+        few = Range(length=rows.count)
+        listed = Box("X_box", (Range(Const(random.choice([0, 0, -3, 20]))), Range(Const(random.choice([0, 8])), n.length)))
+        op = random.choice(["load", "gather", "copy"] if transfer else
+                           ["load", "load", "store", "gather", "scatter", "scatter_add", "copy"])  # fmt: skip
+        if op == "gather":
+            return op, (View("a", slot, (few, n), there.tiles), listed, rows), ()
+        if op in ("scatter", "scatter_add"):
+            return op, (listed, View("a", slot, (few, n), source), rows), ()
+        if op == "copy":
+            return op, (there, here), random.choice([(), (("accumulate", Const(1)),)])
+        return op, (there, box) if op == "load" else (box, here), ()
+
+    def box(self, names, m, n):
+        """Part of a tensor, often across its edge."""
+        random = self.random
+        start, column = names * random.choice([0, 5, 16]) + random.randint(-20, 60), Const(random.choice([0, 0, 9, 33]))
+        if random.random() < 0.2:
+            return Box("Z_box", (Range(names % 4, Const(1)), Range(start, m.length), Range(column, n.length)))
+        return Box(random.choice(["X_box", "Y_box"]), (Range(start, m.length), Range(column, n.length)))
+
+    def destinations(self, single):
+        if self.random.random() < 0.5:
+            return single
+        step = self.random.choice([1, 1, 2])
+        first = self.random.randrange(self.tiles)
+        count = self.random.randint(1, (self.tiles - 1 - first) // step + 1)
+        return TileSet(Const(first), Const(count), step)
+
+    def program(self):
+        for _ in range(self.random.randint(2, 7)):
+            self.block()
+            if self.random.random() < 0.12:
+                self.barrier()
+        self.drain()
+        for queue in self.queues:
+            if self.random.random() < 0.2:
+                queue.body.append(Instruction("halt"))
+        semaphores = [sem for channel in self.channels for sem in channel.semaphores(self.tiles)]
+        tables = Table("rows", ROWS), Table("sizes", SIZES)
+        sections = tuple(queue.section() for queue in self.queues)
+        return Program("random", TENSORS, MAPS, BUFFERS, tuple(semaphores), tables, sections)
+
+
+def _move(slot, move, credits):
+    """Moves a token, in place; False where there is none to move."""
+    before, after = {TAKE: (0, 1), SEND: (1, 2), RECEIVE: (2, 3), GIVE: (3, 0)}[move]
+    if credits or move == RECEIVE:
+        if not slot[before]:
+            return False
+        slot[before] -= 1
+    elif slot[2] >= UNDER_WAY:
+        return False
+    if credits or move == SEND:
+        slot[after] += 1
+    return True
+
+
+def random_program(seed, machine):
+    """A program for `machine` that ends, with every semaphore back at its initial count."""
+    return _Generator(seed, machine).program()
