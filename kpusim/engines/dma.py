@@ -277,7 +277,7 @@ class DmaQueue:
     def arrived(self, entry: Entry, arrivals: list[int]) -> None:
         """Another chunk of `entry` is there (or will be, at those cycles)."""
         entry.returned += 1
-        entry.arrivals = list(map(max, entry.arrivals, arrivals))
+        entry.arrivals = arrivals if entry.returned == 1 else list(map(max, entry.arrivals, arrivals))
         if entry.complete:
             self._complete()
 
@@ -290,7 +290,9 @@ class DmaQueue:
                 fabric.barrier.arrive(self.unit, max(entry.start, self._last_done), partial(self._leave, entry))
                 return
             earliest = max(self._last_done, entry.end)
-            times = [max(time, earliest) for time in entry.arrivals]
+            times = entry.arrivals
+            if min(times) < earliest:
+                times = [max(time, earliest) for time in times]
             self._last_done = max(times)
             fabric.report(
                 self.unit, entry.step, (entry.start, entry.end, self._last_done), entry.released,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import add
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import define, field
 
@@ -97,6 +97,7 @@ class Fabric:
         chunk_bytes: int,
         plain: bool,
         span: Span | None = None,
+        span_block: Callable[[Any], object] | None = None,
         watcher: Watcher | None = None,
     ):
         self.machine, self.plain = machine, plain
@@ -108,7 +109,7 @@ class Fabric:
         self.accounts = [Account() for _ in machine.unit_names]
         self.barrier = Barrier(machine.front_end.barrier_cycles, self.kernel, self._settle)
         self.end = 0  # the latest cycle at which anything happened
-        self.span, self.watcher = span, watcher
+        self.span, self.span_block, self.watcher = span, span_block, watcher
         self.key_bits = KEY_BITS if span is not None else 0
 
     def _settle(self, time: int) -> None:

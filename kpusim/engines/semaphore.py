@@ -43,9 +43,10 @@ class Semaphore:
         self._place, self.init, self.join, self.strict = place, init, join, strict
         self.tokens: deque[int] = deque([0] * init)
         self.waiter: Callable[[], None] | None = None
-        self._counts: dict[int, int] = {}
-        self._completed = 0
-        self._rounds: deque[list[int]] = deque()
+        if join > 1:
+            self._counts: dict[int, int] = {}
+            self._completed = 0
+            self._rounds: deque[list[int]] = deque()
 
     def signal(self, token: int, producer: int) -> None:
         """One signal by queue `producer`, whose tokens never go back in time. Wakes the waiter if it completes a round.
@@ -92,7 +93,7 @@ class Semaphore:
     @property
     def at_rest(self) -> bool:
         """Whether it is back at its initial count, with no round half signalled."""
-        return len(self.tokens) == self.init and not self._rounds
+        return len(self.tokens) == self.init and (self.join == 1 or not self._rounds)
 
     def settle(self, token: int) -> None:
         """After a barrier at rest, its credits date from the barrier at the earliest."""

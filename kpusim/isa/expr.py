@@ -8,6 +8,7 @@ a constant, so expressions stay affine up to rounding and clamping: what an addr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from attrs import frozen
@@ -274,8 +275,16 @@ def _compiled(exprs: Sequence[Expr], tables: Mapping[str, Sequence[int]], form: 
     used = sorted(frozenset().union(*(tables_in(expr) for expr in exprs)))
     place = {table: f"t{i}" for i, table in enumerate(used)}
     source = ", ".join(python_source(expr, lambda id: f"v[{id!r}]", lambda table: place[table]) for expr in exprs)
-    scope: dict[str, object] = {place[table]: _Table(table, tables[table]) for table in used}
-    return eval(f"lambda v: {form.format(source)}", scope)
+    text = f"lambda v: {form.format(source)}"
+    if not used:
+        return _function(text)
+    return eval(text, {place[table]: _Table(table, tables[table]) for table in used})
+
+
+@cache
+def _function(source: str) -> Any:
+    """The function of that text, compiled once: programs share many."""
+    return eval(source, {})
 
 
 class _Table:

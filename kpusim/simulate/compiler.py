@@ -2,7 +2,7 @@
 
 The generated code does what `engines.private.PrivateUnit` does event by event, but yields only where a token is missing
 or at a barrier. Its text is built from checked integers, names of ours and nothing else. Loops without waits or signals
-whose instructions cost the same every time are added up instead of run, unless spans are recorded.
+whose instructions cost the same every time are added up instead of run; their spans, where recorded, are made at once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Units:
 class _Writer:
     def __init__(self, program: Program, section: Section, first_pc: int, fabric: Fabric, units: Units):
         self.section, self.pc = section, first_pc
-        self.traced = fabric.span is not None
+        self.traced, self.blocks = fabric.span is not None, fabric.span_block is not None
         self.tables = {table.name: table.values for table in program.tables}
         self.buffers = {buffer.name: buffer for buffer in program.buffers}
         self.semaphores = program.semaphore_layout()
@@ -168,7 +168,7 @@ class _Writer:
     def body(self, nodes: tuple[Node, ...], ranges: Ranges) -> None:
         for node in nodes:
             if isinstance(node, Loop):
-                if not self.traced and self.uniform(node, ranges):
+                if (not self.traced or (self.blocks and _single(node))) and self.uniform(node, ranges):
                     self.sum_loop(node)
                 else:
                     self.loop(node, ranges)
@@ -342,9 +342,18 @@ class _Writer:
             at = self.pc
             self.pc += 1
             self.pick_work(node, at)
+            if self.traced:
+                opcode = instruction_rows()[node.op].opcode
+                self.declare(f"r{at} = 0")
+                self.put(f"if {trips}: me.repeat(t, {trips}, o{at}, d{at}, {opcode}, {at}, r{at})", f"r{at} += {trips}")
             self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", "    busy += x", f"    n += {trips}")
             self.put(f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
         self.pc += 1
+
+
+def _single(loop: Loop) -> bool:
+    """Whether a nest of loops has one instruction in all."""
+    return len(loop.body) == 1 and (isinstance(loop.body[0], Instruction) or _single(loop.body[0]))
 
 
 def _bad(pc: int, what: str, start: int, length: int) -> None:

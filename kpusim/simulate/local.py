@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from kpusim.engines.fabric import Fabric
 from kpusim.engines.semaphore import Semaphore, span_key
 from kpusim.simulate.compiler import SectionFunction
+from kpusim.simulate.spans import NO_SPAN, SPAN, Rows
 
 __all__ = ["LocalUnit"]
 
@@ -26,6 +29,7 @@ class LocalUnit:
         self.finished = False
         self.released = 0  # when a barrier let it go
         self._fabric = fabric
+        self._alike: dict[tuple[int, int, int, int], Rows] = {}  # spans of repeated instructions, from cycle 0
         self._resume: Callable[[], None] = function(tile, self).__next__
         self.wake = partial(fabric.kernel.soon, self._resume)
 
@@ -41,6 +45,25 @@ class LocalUnit:
     def _leave(self, time: int) -> None:
         self.released = time
         self.wake()
+
+    def repeat(
+        self, start: int, times: int, occupancy: int, drain: int, opcode: int, pc: int, iteration: int
+    ) -> None:
+        """Records the spans of one instruction executed `times` over, each right behind the one before."""
+        key = times, occupancy, drain, pc
+        if key not in self._alike:
+            self._alike[key] = rows = np.zeros(times, SPAN)
+            rows["start_cycle"] = np.arange(times) * occupancy
+            rows["end_cycle"] = rows["start_cycle"] + occupancy
+            rows["done_cycle"] = rows["end_cycle"] + drain
+            rows["iteration"] = np.arange(times)
+            rows["unit"], rows["opcode"], rows["pc"], rows["released_by"] = self.unit, opcode, pc, NO_SPAN
+        rows = self._alike[key].copy()
+        for column in ("start_cycle", "end_cycle", "done_cycle"):
+            rows[column] += start
+        rows["iteration"] += iteration
+        assert self._fabric.span_block is not None
+        self._fabric.span_block(rows)
 
     def finish(self, clock: int, done: int, busy: int, stalls: tuple[int, ...], instructions: int) -> None:
         """Its section is over: the accounts of the whole run."""

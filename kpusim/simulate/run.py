@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from kpusim.isa.walk import SectionCode, section_codes
 from kpusim.machine import Machine
 from kpusim.simulate.compiler import Units, compile_section
 from kpusim.simulate.local import LocalUnit
+from kpusim.simulate.spans import Rows
 
 __all__ = ["CHUNK_BYTES", "Run", "default_addresses", "simulate"]
 
@@ -84,18 +85,20 @@ def simulate(
     plain: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
     span: Span | None = None,
+    span_block: Callable[[Rows], object] | None = None,
     watcher: Watcher | None = None,
 ) -> Run:
     """Runs `program` from cycle 0 until everything is done.
 
     plain: every instruction is an event (the reference); otherwise private units run on local clocks, with equal spans.
-    chunk_bytes: what a DMA engine asks for at once. span: called with every span. watcher: follows data; needs plain.
+    chunk_bytes: what a DMA engine asks for at once. span: called with every span;
+    span_block: with many at once, where they are alike. watcher: follows data; needs plain.
     Raises ProgramError for a deadlock or a semaphore that is not back at its initial count at the end.
     """
     if watcher is not None and not plain:
         raise ValueError("a watcher follows data in time order: it needs plain mode")
     where = default_addresses(program, machine) if addresses is None else tuple(addresses)
-    fabric = Fabric(program, machine, where, chunk_bytes, plain, span, watcher)
+    fabric = Fabric(program, machine, where, chunk_bytes, plain, span, span_block, watcher)
     simulation = _Simulation(program, machine, fabric)
     for unit in simulation.units:
         unit.fetch()

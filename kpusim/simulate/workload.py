@@ -199,7 +199,7 @@ def _simulated(
     buffer = SpanBuffer(rows.take)
     run = simulate(
         lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes,
-        span=buffer.record,
+        span=buffer.record, span_block=buffer.record_block,
     )  # fmt: skip
     buffer.flush()
     rows.finish()

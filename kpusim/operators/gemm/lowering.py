@@ -28,7 +28,7 @@ from kpusim.isa.program import (
 from kpusim.machine import Machine
 from kpusim.operators.base import Lowered
 from kpusim.operators.gemm.explain import explain
-from kpusim.operators.gemm.mapping import Mapping, Problem, choose, cost, weigh
+from kpusim.operators.gemm.mapping import QUEUES, Mapping, Problem, choose, cost, weigh
 from kpusim.operators.gemm.seats import ENGINE, ZERO, Seat, loop, part, parts
 
 __all__ = ["lower"]
@@ -45,14 +45,13 @@ def lower(
 
     Raises UserError if the machine has too few DMA queues.
     """
-    weighed = weigh(problem, machine) if mapping is None else [(mapping, cost(mapping, problem, machine))]
-    mapping = choose(weighed, problem)
-    queues = 4 if mapping.resident else 3
-    if machine.dma.queues < queues:
+    if machine.dma.queues < QUEUES:
         raise UserError(
             "a GEMM needs a queue each for A, B and the output on every DMA engine", where=machine.name,
-            found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {queues}",
+            found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {QUEUES}",
         )  # fmt: skip
+    weighed = weigh(problem, machine) if mapping is None else [(mapping, cost(mapping, problem, machine))]
+    mapping = choose(weighed, problem)
     program = _Lowering(problem, machine, mapping, fold_instructions).program()
     return Lowered(program, explain(problem, machine, mapping, weighed))
 

@@ -20,9 +20,10 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
 
-__all__ = ["Cost", "Mapping", "Problem", "choose", "cost", "mappings", "weigh"]
+__all__ = ["QUEUES", "Cost", "Mapping", "Problem", "choose", "cost", "mappings", "weigh"]
 
 ACCUMULATOR_BYTES = 4
+QUEUES = 3  # of a DMA engine: A, B and the output; one more to pass on a resident A
 STRIP_ELEMENTS = 16384  # results that one cast and one store handle at most: large blocks overlap the two
 PROMISING = 30  # output blockings that are weighed in every depth
 DEPTHS = 4  # steps along K that are weighed for each, from the longest that fits
@@ -240,7 +241,8 @@ def _depths(outline: tuple[int, int, int, int], problem: Problem, machine: Machi
     """The mappings of one output blocking that fit, for every way to spend the rest of the SRAM."""
     grid_n, block_n = outline[1], outline[3]
     several = grid_n * block_n < problem.n
-    for resident in (False, True) if several and grid_n > 1 else (False,):
+    keeps = several and grid_n > 1 and machine.dma.queues > QUEUES
+    for resident in (False, True) if keeps else (False,):
         for accumulators in (1, 2):
             found = 0
             for block_k in _k_blocks(problem, machine):
