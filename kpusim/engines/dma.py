@@ -144,7 +144,7 @@ class DmaEngine:
         """The first leg of a chunk: HBM for a load, NoC for a store or a copy."""
         transfer = entry.transfer
         if transfer.kind == "load":
-            back = self._hbm.access(chunk.segments, transfer.base, now, write=False)
+            back = self._hbm.access(chunk.runs, transfer.base, now, write=False)
             self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
             return
         copy = transfer.kind == "copy"
@@ -173,8 +173,8 @@ class DmaEngine:
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A store's data has reached HBM (which an addition reads first)."""
         if entry.transfer.kind == "add":
-            now = self._hbm.access(chunk.segments, entry.transfer.base, now, write=False)
-        done = self._hbm.access(chunk.segments, entry.transfer.base, now, write=True)
+            now = self._hbm.access(chunk.runs, entry.transfer.base, now, write=False)
+        done = self._hbm.access(chunk.runs, entry.transfer.base, now, write=True)
         self._release(chunk.size, done)
         queue.arrived(entry, [done])
 

@@ -101,7 +101,7 @@ class Fabric:
         watcher: Watcher | None = None,
     ):
         self.machine, self.plain = machine, plain
-        self.transfers = Transfers(addresses, chunk_bytes)
+        self.transfers = Transfers(addresses, chunk_bytes, machine.hbm)
         self.kernel = Kernel()
         self.hbm, self.mesh = Hbm(machine), Mesh(machine)
         self.semaphores: list[Semaphore] = make_semaphores(program, strict=plain)

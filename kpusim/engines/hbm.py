@@ -10,15 +10,15 @@ modelled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 
 from kpusim.machine import Machine
 
-__all__ = ["Hbm", "Segment"]
+__all__ = ["Hbm", "Run"]
 
-Segment = tuple[int, int, int, int]
-"""(address, count, pitch, length): `count` runs of `length` bytes, `pitch` bytes from one start to the next."""
+Run = tuple[int, int, int, int]
+"""(block, count, step, bursts): `count` interleave blocks, `step` apart, and the bursts that are wanted of each."""
 
 
 class Hbm:
@@ -31,7 +31,7 @@ class Hbm:
     def __init__(self, machine: Machine):
         hbm = machine.hbm
         channels, banks = hbm.channel_count, hbm.banks
-        self._interleave, self._access = hbm.interleave_bytes, hbm.access_bytes
+        self._access = hbm.access_bytes
         burst = Fraction(hbm.access_bytes) / (hbm.attainable_bytes_per_cycle / channels)
         self.ticks = burst.denominator
         self._burst = burst.numerator
@@ -51,8 +51,8 @@ class Hbm:
         """Closes every row: the state at the start of a program and after a barrier."""
         self._open_row = [-1] * len(self._open_row)
 
-    def access(self, segments: Iterable[Segment], base: int, now: int, write: bool) -> int:
-        """Reserves what `segments`, from address `base`, need from cycle `now` on: when all is back (or written).
+    def access(self, runs: Iterable[Run], base: int, now: int, write: bool) -> int:
+        """Reserves what `runs`, counted from block `base`, need from cycle `now` on: when all is back (or written).
 
         Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The loop over
         blocks is the simulator's hottest: hence one function, local names and no calls.
@@ -61,8 +61,8 @@ class Hbm:
         period, ticks = len(channels), self.ticks
         last = arrival = now * ticks
         accesses = misses = 0
-        for block, count, step, bursts in self._runs(segments, base):
-            row, place = divmod(block, period)
+        for block, count, step, bursts in runs:
+            row, place = divmod(base + block, period)
             hit_time = bursts * self._burst
             miss_time = max(hit_time, self._activate_gap)
             accesses += count * bursts
@@ -95,30 +95,3 @@ class Hbm:
         else:
             self.bytes_read += accesses * self._access
         return -(-last // ticks) + self._latency
-
-    def _runs(self, segments: Iterable[Segment], base: int) -> Iterator[tuple[int, int, int, int]]:
-        """(first block, count, step, bursts): `count` interleave blocks, `step` apart, and the bursts in each."""
-        interleave, access = self._interleave, self._access
-        for address, count, pitch, length in segments:
-            address += base
-            first = address // access * access
-            bursts = -(-(address + length - first) // access)
-            if first % interleave + bursts * access <= interleave and pitch % interleave == 0:
-                yield first // interleave, count, max(pitch // interleave, 1), bursts
-                continue
-            for start in range(address, address + count * pitch, pitch):
-                yield from self._contiguous(start // access * access, start + length)
-
-    def _contiguous(self, first: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """The runs of the bytes from `first` (start of an access) to `end`: a head, whole blocks, a tail."""
-        interleave, access = self._interleave, self._access
-        head = -first % interleave
-        if head:
-            stop = min(first + head, end)
-            yield first // interleave, 1, 1, -((first - stop) // access)
-            first = stop
-        blocks, tail = divmod(end - first, interleave)
-        if blocks > 0:
-            yield first // interleave, blocks, 1, interleave // access
-        if tail > 0:
-            yield end // interleave, 1, 1, -(-tail // access)

@@ -8,10 +8,11 @@ from math import prod
 
 from attrs import define
 
-from kpusim.engines.hbm import Segment
+from kpusim.engines.hbm import Run
 from kpusim.isa.program import Tensor
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, Step, ViewAt
+from kpusim.machine import Hbm as HbmSpec
 
 __all__ = ["NOTHING", "Chunk", "Transfer", "Transfers"]
 
@@ -21,7 +22,7 @@ class Chunk:
     """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on), listed rows."""
 
     size: int
-    segments: tuple[Segment, ...]
+    runs: tuple[Run, ...]
     rows: int
 
 
@@ -29,8 +30,8 @@ class Chunk:
 class Transfer:
     """A DMA instruction with numbers. `kind`: load, store, add (a store that reads first) or copy.
 
-    `base` is the HBM address that the runs of its chunks count from. `tiles` are its destinations (load, copy);
-    `source` is the tile it reads (store, copy), else -1.
+    `base` is the HBM interleave block that the runs of its chunks count from. `tiles` are its destinations (load,
+    copy); `source` is the tile it reads (store, copy), else -1.
     """
 
     kind: str
@@ -45,6 +46,9 @@ class Transfer:
         return sum([chunk.size for chunk in self.chunks])
 
 
+Segment = tuple[int, int, int, int]
+"""(address, count, pitch, length): `count` stretches of `length` bytes, `pitch` bytes from one start to the next."""
+
 NOTHING = Transfer("none", 0, (), range(0), -1)
 KINDS = {
     "load": "load", "gather": "load", "store": "store", "scatter": "store", "scatter_add": "add", "copy": "copy",
@@ -54,9 +58,10 @@ KINDS = {
 class Transfers:
     """Makes transfers. Boxes of one size in one row-major tensor have the same chunks, only from another base."""
 
-    def __init__(self, addresses: tuple[int, ...], chunk_bytes: int):
+    def __init__(self, addresses: tuple[int, ...], chunk_bytes: int, hbm: HbmSpec):
         self._addresses, self._chunk_bytes = addresses, chunk_bytes
-        self._shapes: dict[tuple[int, tuple[int, ...]], tuple[Chunk, ...]] = {}
+        self._interleave, self._access = hbm.interleave_bytes, hbm.access_bytes
+        self._shapes: dict[tuple[int, tuple[int, ...], int], tuple[Chunk, ...]] = {}
 
     def of(self, step: Step) -> Transfer:
         """The transfer of a DMA instruction, without chunks if it moves nothing. Raises UserError as `operands`."""
@@ -83,35 +88,39 @@ class Transfers:
         starts, sizes = box.clamped
         tensor, address = box.tensor, self._addresses[box.number]
         if tensor.block:
-            return address, self._cut(list(_blocked(tensor, starts, sizes)) if all(sizes) else [], 0)
+            return 0, self._cut(list(_blocked(tensor, starts, sizes, address)) if all(sizes) else [], 0)
         offset = 0
         for start, stride in zip(starts, _strides(tensor.shape), strict=True):
             offset += start * stride
-        key = box.number, sizes
+        base, inside = divmod(address + offset * DTYPE_BITS[tensor.dtype] // 8, self._interleave)
+        key = box.number, sizes, inside
         chunks = self._shapes.get(key)
         if chunks is None:
-            chunks = self._shapes[key] = self._cut(_runs(tensor, sizes), 0)
-        return address + offset * DTYPE_BITS[tensor.dtype] // 8, chunks
+            chunks = self._shapes[key] = self._cut(_segments(tensor, sizes, inside), 0)
+        return base, chunks
 
-    def _cut(self, runs: list[Segment], rows_a_run: int) -> tuple[Chunk, ...]:
-        """`runs` in order, in chunks of at most the chunk size."""
+    def _cut(self, whole: list[Segment], rows_each: int) -> tuple[Chunk, ...]:
+        """Segments in order, in chunks of at most the chunk size; each run of one is `rows_each` listed rows."""
         chunks: list[Chunk] = []
         segments: list[Segment] = []
         size = rows = 0
-        for run in _pieces(runs, self._chunk_bytes):
-            address, count, pitch, length = run
+        for address, count, pitch, length in _pieces(whole, self._chunk_bytes):
             while count:
                 part = min((self._chunk_bytes - size) // length, count)
                 if not part:
-                    chunks.append(Chunk(size, tuple(segments), rows))
+                    chunks.append(self._chunk(size, segments, rows))
                     segments, size, rows = [], 0, 0
                     continue
                 segments.append((address, part, pitch, length))
-                size, rows = size + part * length, rows + part * rows_a_run
+                size, rows = size + part * length, rows + part * rows_each
                 address, count = address + part * pitch, count - part
         if segments:
-            chunks.append(Chunk(size, tuple(segments), rows))
+            chunks.append(self._chunk(size, segments, rows))
         return tuple(chunks)
+
+    def _chunk(self, size: int, segments: list[Segment], rows: int) -> Chunk:
+        runs = (run for segment in segments for run in _block_runs(segment, self._interleave, self._access))
+        return Chunk(size, tuple(runs), rows)
 
 
 def _source(view: ViewAt) -> int:
@@ -130,8 +139,8 @@ def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:
                 yield start + at, 1, 1, min(most, length - at)
 
 
-def _runs(tensor: Tensor, sizes: tuple[int, ...]) -> list[Segment]:
-    """The runs behind a box of a row-major tensor, from its first element on."""
+def _segments(tensor: Tensor, sizes: tuple[int, ...], address: int) -> list[Segment]:
+    """The segments behind a box of a row-major tensor whose first element is at `address`."""
     if not all(sizes):
         return []
     bits = DTYPE_BITS[tensor.dtype]
@@ -141,7 +150,7 @@ def _runs(tensor: Tensor, sizes: tuple[int, ...]) -> list[Segment]:
         length *= sizes[inner]
     outer = [(size, stride * bits // 8) for size, stride in zip(sizes[:inner], _strides(tensor.shape), strict=False)]
     count, pitch = outer.pop() if outer else (1, 1)
-    runs = [(0, count, pitch, -(-length * bits // 8))]
+    runs = [(address, count, pitch, -(-length * bits // 8))]
     for size, stride in reversed(outer):
         runs = [(at + i * stride, *rest) for i in range(size) for at, *rest in runs]  # type: ignore[misc]
     return runs
@@ -153,7 +162,9 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[Segment]:
+def _blocked(
+    tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], address: int
+) -> Iterator[Segment]:
     """The runs behind part of a tensor whose last two dimensions are stored in blocks."""
     bits = DTYPE_BITS[tensor.dtype]
     rows, columns = tensor.block
@@ -167,7 +178,7 @@ def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...]) ->
             for j in range(column // columns, -(-(column + width) // columns)):
                 left, right = max(column, j * columns), min(column + width, (j + 1) * columns)
                 inside = (top - i * rows) * columns + left - j * columns
-                at = ((plane * plane_blocks + i * across + j) * rows * columns + inside) * bits // 8
+                at = address + ((plane * plane_blocks + i * across + j) * rows * columns + inside) * bits // 8
                 if right - left == columns:
                     yield at, 1, 1, -(-(bottom - top) * columns * bits // 8)
                 else:
@@ -175,20 +186,42 @@ def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...]) ->
 
 
 def _listed(box: BoxAt, rows: tuple[int, ...], address: int) -> list[Segment]:
-    """The runs behind listed rows of a tensor; a row outside it is nothing (as the clamp of a box)."""
+    """The segments behind listed rows of a tensor; a row outside it is nothing (as the clamp of a box)."""
     starts, sizes = box.clamped
     tensor = box.tensor
+    places = [box.starts[0] + row for row in rows if 0 <= box.starts[0] + row < tensor.shape[0]]
     if tensor.block:
-        places = [box.starts[0] + row for row in rows if 0 <= box.starts[0] + row < tensor.shape[0]]
-        runs = [run for place in places for run in _blocked(tensor, (place, *starts[1:]), (1, *sizes[1:]))]
-        return [(address + at, count, pitch, length) for at, count, pitch, length in runs]
+        return [
+            part for place in places for part in _blocked(tensor, (place, *starts[1:]), (1, *sizes[1:]), address)
+        ]
     bits, strides = DTYPE_BITS[tensor.dtype], _strides(tensor.shape)
     inside = sum(start * stride for start, stride in zip(starts[1:], strides[1:], strict=True)) * bits // 8
-    runs = _runs(tensor, (1, *sizes[1:]))
-    result: list[Segment] = []
-    for row in rows:
-        place = box.starts[0] + row
-        if 0 <= place < tensor.shape[0]:
-            base = address + place * strides[0] * bits // 8 + inside
-            result += [(base + at, count, pitch, length) for at, count, pitch, length in runs]
-    return result
+    one = _segments(tensor, (1, *sizes[1:]), address + inside)
+    pitch = strides[0] * bits // 8
+    return [(at + place * pitch, *rest) for place in places for at, *rest in one]  # type: ignore[misc]
+
+
+def _block_runs(segment: Segment, interleave: int, access: int) -> Iterator[Run]:
+    """The blocks behind a segment, whole accesses of each."""
+    address, count, pitch, length = segment
+    first = address // access * access
+    bursts = -(-(address + length - first) // access)
+    if first % interleave + bursts * access <= interleave and pitch % interleave == 0:
+        yield first // interleave, count, max(pitch // interleave, 1), bursts
+        return
+    for start in range(address, address + count * pitch, pitch):
+        yield from _contiguous(start // access * access, start + length, interleave, access)
+
+
+def _contiguous(first: int, end: int, interleave: int, access: int) -> Iterator[Run]:
+    """The blocks behind the bytes from `first` (start of an access) to `end`: a head, whole blocks, a tail."""
+    head = -first % interleave
+    if head:
+        stop = min(first + head, end)
+        yield first // interleave, 1, 1, -((first - stop) // access)
+        first = stop
+    blocks, tail = divmod(end - first, interleave)
+    if blocks > 0:
+        yield first // interleave, blocks, 1, interleave // access
+    if tail > 0:
+        yield end // interleave, 1, 1, -(-tail // access)
