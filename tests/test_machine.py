@@ -152,7 +152,7 @@ def test_units_have_names_and_engines_positions():
     tiny = load_machine("kpu-tiny")
     assert tiny.unit_names[:4] == tuple(f"chip0.tile{t}.matrix" for t in range(4))
     assert tiny.unit_names[4] == "chip0.tile0.vector"
-    assert tiny.unit_names[8 + 3 * 2 + 1] == "chip0.dma3.q1"
+    assert tiny.unit_names[8 + 3 * 4 + 1] == "chip0.dma3.q1"
     assert len(tiny.unit_names) == 2 * 4 + 4 * 2
     assert [tiny.dma_position(e) for e in range(4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     wide = load_machine("kpu-tiny", ["dma.placement=tile", "tiles.columns=3"])
@@ -189,7 +189,7 @@ def test_units_have_names_and_engines_positions():
         ("hbm.refresh=1 us", "--set hbm.refresh: no time is left between refreshes"),
         ("hbm.refresh_interval=0 s", "--set hbm.refresh_interval: no time is left between refreshes"),
         ("chips=2", "--set chips: several chips cannot be simulated; found 2; allowed: 1"),
-        ("tiles.rows=100000", "--set tiles.rows: 800000 units are too many"),
+        ("tiles.rows=100000", "--set tiles.rows: 1200000 units are too many"),
         ("name=3", "--set name: wrong type; found 3; allowed: text in quotes"),
         ("clock.x=3", "--set clock.x: 'clock' has no keys below it"),
         ("nonsense", "--set nonsense: not a change"),
