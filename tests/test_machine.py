@@ -153,7 +153,7 @@ def test_units_have_names_and_engines_positions():
     assert tiny.unit_names[:4] == tuple(f"chip0.tile{t}.matrix" for t in range(4))
     assert tiny.unit_names[4] == "chip0.tile0.vector"
     assert tiny.unit_names[8 + 3 * 4 + 1] == "chip0.dma3.q1"
-    assert len(tiny.unit_names) == 2 * 4 + 4 * 2
+    assert len(tiny.unit_names) == 2 * 4 + 4 * 4
     assert [tiny.dma_position(e) for e in range(4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     wide = load_machine("kpu-tiny", ["dma.placement=tile", "tiles.columns=3"])
     assert wide.dma_engines == 6
