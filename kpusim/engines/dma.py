@@ -17,9 +17,9 @@ from math import lcm
 
 from attrs import define, field
 
-from kpusim.engines.fabric import BARRIER, CAUSES, ENGINE, MEMORY, Fabric
-from kpusim.engines.kernel import Kernel, Phase
-from kpusim.engines.semaphore import Semaphore
+from kpusim.engines.fabric import BARRIER, ENGINE, MEMORY, Fabric
+from kpusim.engines.kernel import Phase
+from kpusim.engines.sequencer import Sequencer
 from kpusim.engines.transfer import NOTHING, Chunk, Transfer
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine
@@ -185,60 +185,27 @@ class DmaEngine:
             self.arm(time)
 
 
-class DmaQueue:
+class DmaQueue(Sequencer):
     """One in-order queue of an engine: takes waits, issues, completes in order, signals."""
 
     def __init__(self, unit: int, engine: DmaEngine, steps: Iterator[Step], fabric: Fabric):
-        self.unit, self.engine = unit, engine
-        self._steps, self._fabric = steps, fabric
-        self._kernel: Kernel = fabric.kernel
+        super().__init__(unit, steps, fabric)
+        self.engine = engine
         self._setup = fabric.machine.dma.setup_cycles
-        self.step: Step | None = None
-        self.waiting_for: Semaphore | None = None
-        self.finished = False
         self.head: Entry | None = None  # what the engine is taking chunks of
         self.chunk_ready = NEVER  # from when on the engine may take the head's next chunk
         self.served = 0  # end of the engine's last cycle for the head
-        self.clock = 0  # end of the last span
-        self._pending: list[int] = []
-        self._latest = 0  # greatest token that the next instruction took
-        self._stalls: list[int] = []
         self._ordinal = 0
         self._entries: deque[Entry] = deque()
         self._unread: deque[Entry] = deque()  # without their `read` signals
         self._last_done = self._last_read = 0
         engine.add(self)
 
-    # Issue: waits, then start -----------------------------------------------------------------------------------------
+    # Issue --------------------------------------------------------------------------------------------------------
 
-    def fetch(self) -> None:
-        """Goes on to the next instruction."""
-        self.step = next(self._steps, None)
-        if self.step is None or self.step.code.row.name == "halt":
-            self.step, self.finished = None, True
-            return
-        self._pending = self.step.waits()
-        self._latest, self._stalls = 0, [0] * len(CAUSES)
-        self._wait()
-
-    def _wait(self) -> None:
-        """Takes the tokens it waits for, one after the other; comes back when a missing one is there."""
+    def _ready(self, step: Step, start: int) -> None:
         fabric = self._fabric
-        while self._pending:
-            number = self._pending[0]
-            semaphore = fabric.semaphores[number]
-            token = semaphore.take(self._wait)
-            if token is None:
-                self.waiting_for = semaphore
-                return
-            self._pending.pop(0)
-            self.clock = fabric.note_wait(number, token, self.clock, self._stalls)
-            self._latest = max(self._latest, token)
-        self.waiting_for = None
-        step = self.step
-        assert step is not None
         transfer = fabric.transfers.of(step) if step.code.row.unit == "dma" else NOTHING
-        start = max(self.clock, self._kernel.now)
         if transfer.chunks and fabric.watcher is None:
             self._issue(step, transfer, start)  # nobody sees it before its first chunk: no event
         else:
