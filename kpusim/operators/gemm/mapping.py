@@ -214,12 +214,14 @@ def _noc_cycles(mapping: Mapping, a_step: int, b_step: int, machine: Machine) ->
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
     """Mappings worth weighing, all of which fit into the SRAM: the most promising blockings, in every depth."""
     rate = machine.hbm.attainable_bytes_per_cycle
+    shallowest = _k_blocks(problem, machine)[-1]
     outlines: list[tuple[int, int, tuple[int, int, int, int]]] = []
     for grid_m, grid_n in _grids(problem, machine):
         for block_m in _blocks(ceil_div(problem.m, grid_m), machine.matrix.rows):
             for block_n in _blocks(ceil_div(problem.n, grid_n), machine.matrix.columns):
                 outline = grid_m, grid_n, block_m, block_n
-                if block_m * block_n * ACCUMULATOR_BYTES <= machine.sram.capacity_bytes:
+                least = Mapping(*outline, shallowest, 2, 1, False)
+                if least.sram_bytes(problem) <= machine.sram.capacity_bytes:
                     work, loads = _outline_cost(outline, problem, machine)
                     outlines.append((max(work, int(loads / rate)), loads, outline))
     for _, _, outline in sorted(outlines)[:PROMISING]:
