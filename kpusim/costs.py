@@ -15,6 +15,7 @@ __all__ = [
     "compute_bound_cycles",
     "hbm_bound_cycles",
     "matmul_cycles",
+    "matmul_sram_bytes",
     "matmul_timer",
     "vector_cycles",
     "vector_timer",
@@ -44,18 +45,24 @@ def matmul_timer(
     rows, columns, rate = engine.rows, engine.columns, engine.macs_per_cell[dtype]
     skew = rows + columns - 2
     fold_skew, drain = (0, skew) if engine.overlap_folds else (skew, 0)
-    bits, result_bits = DTYPE_BITS[dtype], 8 * _ACCUMULATOR_BYTES * (2 if accumulate else 1)
-    port, scale = (8 * machine.sram.ports.matrix).as_integer_ratio()  # port / scale bits a cycle
+    port, scale = machine.sram.ports.matrix.as_integer_ratio()  # port / scale bytes a cycle
 
     def time(m: int, n: int, k: int) -> tuple[int, int]:
         if not (m and n and k):
             return 0, 0
         high, wide = -(-m // rows), -(-n // columns)
         array = high * wide * (fold_skew + -(-k // rate))
-        traffic = -(-((m * wide + n * high) * k * bits + m * n * result_bits) * scale // port)
+        traffic = -(-matmul_sram_bytes(machine, m, n, k, dtype, accumulate=accumulate) * scale // port)
         return (array if array > traffic else traffic), drain
 
     return time
+
+
+def matmul_sram_bytes(machine: Machine, m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> int:
+    """Bytes that one matmul instruction moves through its SRAM port; see `matmul_timer`."""
+    high, wide = -(-m // machine.matrix.rows), -(-n // machine.matrix.columns)
+    factors = -(-(m * wide + n * high) * k * DTYPE_BITS[dtype] // 8)
+    return factors + m * n * _ACCUMULATOR_BYTES * (2 if accumulate else 1)
 
 
 def _no_matmul(machine: Machine, dtype: str) -> UserError:

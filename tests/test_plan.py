@@ -4,9 +4,11 @@ import pytest
 
 from kpusim.errors import UserError
 from kpusim.machine import load_machine
+from kpusim.operators import make_operator
 from kpusim.plan import load_workload, operator_plan, parse_workload, plan_workload, workload_names
 from kpusim.plan.expression import evaluate, resolve_symbols
 from kpusim.plan.memory import Lifetime, place
+from kpusim.simulate.run import simulate
 
 TINY = load_machine("kpu-tiny")
 PERIOD = TINY.hbm.alignment_bytes
@@ -171,12 +173,12 @@ def test_a_tensor_too_large_for_the_hbm_is_named():
         planned(rows=10**6)
 
 
-def test_layouts_that_no_lowering_reads():
+def test_layouts_reach_the_program():
     from kpusim.simulate.workload import run_plans
 
     plans = planned(CHAIN.replace('per = "layer"', 'per = "layer", layout = "blocked [8, 8]"'))
-    with pytest.raises(UserError, match="one is lowered to read w as row-major; found 'blocked"):
-        list(run_plans(plans))
+    programs = [op.executed.lowered.program for run in run_plans(plans) for op in run.ops]
+    assert {tensor.block for program in programs for tensor in program.tensors} == {(), (8, 8)}
     with pytest.raises(UserError, match="unknown layout"):
         planned(CHAIN.replace('per = "layer"', 'layout = "blokced [8, 8]"'))
 
@@ -222,3 +224,13 @@ def test_one_operator_alone():
     assert [item.tensor.name for item in plan.memory.places] == ["a", "b", "out"]
     with pytest.raises(UserError, match="tensor a does not fit"):
         operator_plan(make_operator("gemm(m=1000000, n=4, k=4000)"), TINY)
+
+
+def test_blocks_of_a_step_save_row_openings():
+    """In blocks of 64 x 64 a load of B is whole runs of 8 KiB; row-major it is runs of 64 elements, a row each."""
+    machine, operator = load_machine("kpu-datacenter"), make_operator("gemm(m=256, n=4096, k=256)")
+    misses = [
+        simulate(operator.lower(machine, layouts).program, machine).counters["hbm.row_misses"]
+        for layouts in ({}, {"b": (64, 64)})
+    ]
+    assert misses[1] < misses[0]

@@ -71,22 +71,17 @@ class Mesh:
         source_free = -(-(heads[1] + size * route.links[0][3]) // ticks)
         return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + self._sram for end in route.ends]
 
-    @property
-    def bytes_moved(self) -> int:
-        """Bytes times the links (and ports) that they took."""
-        return sum(route.moved * len(route.links) for route in self._routes)
-
-    def busiest(self) -> dict[str, int]:
-        """The most bytes that one link of the mesh, one SRAM port and one DMA engine have moved (in one direction)."""
+    def traffic(self) -> dict[str, list[int]]:
+        """Bytes moved by every link of the mesh, every SRAM port and every DMA engine (each direction by itself)."""
         moved = [0] * len(self._free)
         for route in self._routes:
             for link, *_ in route.links:
                 moved[link] += route.moved
-        most = {"link": 0, "sram": 0, "engine": 0}
+        by_kind: dict[str, list[int]] = {"link": [0], "sram": [0], "engine": [0]}
         for name, link in self._numbers.items():
             kind = name[0] if isinstance(name, tuple) and isinstance(name[0], str) else "link"
-            most[kind] = max(most[kind], moved[link])
-        return most
+            by_kind[kind].append(moved[link])
+        return by_kind
 
     def _load_route(self, engine: int, tiles: range) -> Route:
         """From a DMA engine to the SRAM of tiles."""

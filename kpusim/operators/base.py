@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -12,9 +13,15 @@ from attrs import frozen
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
-__all__ = ["Lowered", "Operator", "Port"]
+__all__ = ["ROW_MAJOR", "Layouts", "Lowered", "Operator", "Port"]
 
 Array = npt.NDArray[np.generic]
+
+
+Layouts = Mapping[str, tuple[int, ...]]
+"""The blocks in which tensors lie in HBM, by port; a port that is not there is row-major, as is an empty block."""
+
+ROW_MAJOR: Layouts = MappingProxyType({})
 
 
 @frozen
@@ -70,8 +77,8 @@ class Operator(Protocol):
     def io_bound_bytes(self, machine: Machine) -> int:
         """The least HBM traffic on that machine (design.md's bound), in bytes."""
 
-    def lower(self, machine: Machine) -> Lowered:
-        """The program. Raises UserError where the machine cannot run the operator at all."""
+    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR) -> Lowered:
+        """The program for tensors laid out as given. Raises UserError where the machine cannot run it at all."""
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
         """The outputs in float64 from the inputs as the machine has them (already rounded to their dtypes)."""

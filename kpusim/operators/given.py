@@ -14,7 +14,7 @@ from kpusim.isa.check import check_program
 from kpusim.isa.program import Instruction, Program, View
 from kpusim.machine import Machine
 from kpusim.machine.limits import limits_of
-from kpusim.operators.base import Array, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port
 
 __all__ = ["Given"]
 
@@ -72,7 +72,7 @@ class Given:
         """Every tensor once."""
         return self.compulsory_bytes
 
-    def lower(self, machine: Machine) -> Lowered:
+    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR) -> Lowered:
         """The program itself. Raises UserError where the static check finds it wrong on that machine."""
         check_program(self.program, limits_of(machine), self.source)
         return Lowered(self.program, ())

@@ -171,16 +171,17 @@ class _Simulation:
         )
 
     def _counters(self) -> dict[str, int]:
-        fabric, busiest = self.fabric, self.fabric.mesh.busiest()
+        fabric, moved = self.fabric, self.fabric.mesh.traffic()
         counters = {
             "hbm.read_bytes": fabric.hbm.bytes_read,
             "hbm.write_bytes": fabric.hbm.bytes_written,
             "hbm.row_hits": fabric.hbm.row_hits,
             "hbm.row_misses": fabric.hbm.row_misses,
-            "noc.link_bytes": fabric.mesh.bytes_moved,
-            "noc.busiest_link_bytes": busiest["link"],
-            "sram.busiest_port_bytes": busiest["sram"],
-            "dma.busiest_engine_bytes": busiest["engine"],
+            "noc.link_bytes": sum(moved["link"]),
+            "noc.busiest_link_bytes": max(moved["link"]),
+            "sram.dma_bytes": sum(moved["sram"]),
+            "sram.busiest_port_bytes": max(moved["sram"]),
+            "dma.busiest_engine_bytes": max(moved["engine"]),
             "instructions": sum(account.instructions for account in fabric.accounts),
         }
         executed = [work for work in (*self.matrix.works.values(), *self.vector.works.values()) if work.count]

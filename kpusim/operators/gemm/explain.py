@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kpusim.isa.program import Program, Tensor
 from kpusim.machine import Machine
 from kpusim.operators.gemm.mapping import Cost, Mapping, Problem
 
@@ -9,7 +10,7 @@ __all__ = ["explain"]
 
 
 def explain(
-    problem: Problem, machine: Machine, mapping: Mapping, weighed: list[tuple[Mapping, Cost]]
+    problem: Problem, machine: Machine, mapping: Mapping, weighed: list[tuple[Mapping, Cost]], program: Program
 ) -> tuple[tuple[str, str, str], ...]:
     """(what, value, reason) rows for `mapping`, one of those weighed."""
     estimate = next(cost for other, cost in weighed if other is mapping)
@@ -24,8 +25,13 @@ def explain(
         ("step along k", str(mapping.block_k), f"{mapping.steps(problem)} steps a round, {mapping.slots} slots"),
         ("accumulators", str(mapping.accumulators), f"cast and stored in strips of {mapping.strip_rows} rows"),
         ("A on chip", "yes" if mapping.resident else "no", passes),
+        ("layout", ", ".join(_layout(tensor) for tensor in program.tensors), "as the tensors lie in HBM"),
         ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
         ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"in {estimate.hbm} cycles at the attainable bandwidth"),
         ("estimate", f"{estimate.cycles} cycles", f"{longest} is the longest part"),
         ("weighed", f"{len(weighed)} mappings", "by the closed cycle formulas"),
     )
+
+
+def _layout(tensor: Tensor) -> str:
+    return f"{tensor.name} blocked {list(tensor.block)}" if tensor.block else f"{tensor.name} row-major"

@@ -26,7 +26,7 @@ from kpusim.isa.program import (
     View,
 )
 from kpusim.machine import Machine
-from kpusim.operators.base import Lowered
+from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
 from kpusim.operators.gemm.explain import explain
 from kpusim.operators.gemm.mapping import QUEUES, Mapping, Problem, choose, cost, weigh
 from kpusim.operators.gemm.seats import ENGINE, ZERO, Seat, loop, part, parts
@@ -39,9 +39,13 @@ T = TypeVar("T")
 
 
 def lower(
-    problem: Problem, machine: Machine, fold_instructions: bool = False, mapping: Mapping | None = None
+    problem: Problem,
+    machine: Machine,
+    layouts: Layouts = ROW_MAJOR,
+    fold_instructions: bool = False,
+    mapping: Mapping | None = None,
 ) -> Lowered:
-    """The program of `mapping` (by default the best), and why it was chosen.
+    """The program of `mapping` (by default the best) for tensors laid out as given, and why it was chosen.
 
     Raises UserError if the machine has too few DMA queues.
     """
@@ -52,8 +56,8 @@ def lower(
         )  # fmt: skip
     weighed = weigh(problem, machine) if mapping is None else [(mapping, cost(mapping, problem, machine))]
     mapping = choose(weighed, problem)
-    program = _Lowering(problem, machine, mapping, fold_instructions).program()
-    return Lowered(program, explain(problem, machine, mapping, weighed))
+    program = _Lowering(problem, machine, mapping, layouts, fold_instructions).program()
+    return Lowered(program, explain(problem, machine, mapping, weighed, program))
 
 
 @define
@@ -61,6 +65,7 @@ class _Lowering:
     problem: Problem
     machine: Machine
     map: Mapping
+    layouts: Layouts
     folds: bool
 
     @property
@@ -87,9 +92,9 @@ class _Lowering:
         return Program(
             name="gemm",
             tensors=(
-                Tensor("a", problem.dtype, (problem.m, problem.k), "in"),
-                Tensor("b", problem.dtype, self.b_order(problem.k, problem.n), "in"),
-                Tensor("out", problem.out_dtype, (problem.m, problem.n), "out"),
+                self.tensor("a", problem.dtype, (problem.m, problem.k), "in"),
+                self.tensor("b", problem.dtype, self.b_order(problem.k, problem.n), "in"),
+                self.tensor("out", problem.out_dtype, (problem.m, problem.n), "out"),
             ),
             maps=(
                 TensorMap("a_block", "a", (mapping.block_m, mapping.block_k)),
@@ -100,6 +105,9 @@ class _Lowering:
             semaphores=self.semaphores(),
             sections=tuple(sections),
         )
+
+    def tensor(self, name: str, dtype: str, shape: tuple[int, ...], role: str) -> Tensor:
+        return Tensor(name, dtype, shape, role, self.layouts.get(name, ()))
 
     def b_order(self, along_k: T, along_n: T) -> tuple[T, T]:
         """The two in the order of B's dimensions."""

@@ -12,7 +12,7 @@ from attrs import field, frozen, validators
 
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
-from kpusim.operators.base import Array, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port
 from kpusim.operators.gemm.lowering import lower
 from kpusim.operators.gemm.mapping import Problem
 
@@ -76,10 +76,12 @@ class Gemm:
         words = machine.tiles.count * machine.sram.capacity_bytes / word
         return max(self.compulsory_bytes, int(2 * self.macs / sqrt(words)) * word)
 
-    def lower(self, machine: Machine, fold_instructions: bool = False) -> Lowered:
+    def lower(
+        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, fold_instructions: bool = False
+    ) -> Lowered:
         """The program; with `fold_instructions`, one matmul for each fold of the array instead of one an SRAM tile."""
         problem = Problem(self.m, self.n, self.k, self.dtype, self.out_dtype, self.transpose_b)
-        return lower(problem, machine, fold_instructions)
+        return lower(problem, machine, layouts, fold_instructions)
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
         """`out` in float64."""
