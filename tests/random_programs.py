@@ -34,7 +34,7 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import load_machine
 
-__all__ = ["random_machine", "random_program"]
+__all__ = ["random_case"]
 
 TAKE, SEND, RECEIVE, GIVE = range(4)  # source waits for a credit, signals; target waits, gives the credit back
 WAITS, SIGNALS = (TAKE, RECEIVE), (SEND, GIVE)
@@ -53,31 +53,38 @@ BUFFERS = (
     Buffer("index", "int32", 1, (16, 16), 2048),
 )
 
-CHOICES = {  # what machines differ in; the first is kpu-tiny's
-    "tiles": (("tiles.rows=2", "tiles.columns=2"), ("tiles.rows=1", "tiles.columns=3"), ("tiles.rows=2", "tiles.columns=1")),
-    "folds": (("matrix.overlap_folds=false",), ("matrix.overlap_folds=true",)),
-    "vector": ((), ("vector.lanes=256", "sram.ports.vector=4096 B/cycle"), ("vector.startup=3 cycles",)),
-    "matrix": ((), ("matrix.rows=1", "matrix.columns=1"), ("matrix.rows=16", "matrix.columns=16", "matrix.macs_per_cell.bf16=16")),
-    "placement": ((), ('dma.placement="tile"',)),
-    "rate": ((), ("dma.bandwidth=64 B/cycle", "noc.bandwidth=64 B/cycle", "sram.ports.dma=64 B/cycle"), ("dma.bandwidth=5.5 B/cycle",),
-             ("noc.bandwidth=2.7 B/cycle",), ("sram.ports.dma=3 B/cycle",)),
-    "setup": ((), ("dma.setup=0 cycles",), ("dma.setup=9 cycles",)),
-    "limit": ((), ("dma.outstanding=1 B",), ("dma.outstanding=96 B",)),
-    "rows": ((), ("dma.rows=0.3 rows/cycle",)),
-    "hop": ((), ("noc.hop=0 cycles", "sram.latency=0 cycles"), ("noc.hop=5 cycles",)),
-    "channels": ((), ("hbm.channels=1",), ("hbm.channels=8", 'hbm.hash="rotate"'), ("hbm.bandwidth=4096 B/cycle",)),
-    "latency": ((), ("hbm.controller=0 cycles", "hbm.read=0 cycles", "hbm.row_activate=0 cycles", "hbm.precharge=0 cycles",
-                     "hbm.activate_gap=0 cycles")),
-    "refresh": ((), ("hbm.refresh=123 cycles",)),
-    "barrier": ((), ("front_end.barrier=0 cycles",)),
+CHOICES = {  # what machines differ in; nothing: as kpu-tiny
+    "tiles": ["", "tiles.rows=1 tiles.columns=3", "tiles.columns=1"],
+    "folds": ["", "matrix.overlap_folds=true"],
+    "vector": ["", "vector.lanes=256 sram.ports.vector=4096B/cycle", "vector.startup=3cycles"],
+    "matrix": ["", "matrix.rows=1 matrix.columns=1", "matrix.rows=16 matrix.columns=16 matrix.macs_per_cell.bf16=16"],
+    "placement": ["", "dma.placement=tile"],
+    "rate": ["", "dma.bandwidth=64B/cycle noc.bandwidth=64B/cycle sram.ports.dma=64B/cycle",
+             "dma.bandwidth=5.5B/cycle", "noc.bandwidth=2.7B/cycle", "sram.ports.dma=3B/cycle"],
+    "setup": ["", "dma.setup=0cycles", "dma.setup=9cycles"],
+    "limit": ["", "dma.outstanding=1B", "dma.outstanding=96B"],
+    "rows": ["", "dma.rows=0.3rows/cycle"],
+    "hop": ["", "noc.hop=0cycles sram.latency=0cycles", "noc.hop=5cycles"],
+    "channels": ["", "hbm.channels=1", "hbm.channels=8 hbm.hash=rotate", "hbm.bandwidth=4096B/cycle"],
+    "latency": ["", "hbm.controller=0cycles hbm.read=0cycles hbm.row_activate=0cycles hbm.precharge=0cycles "
+                "hbm.activate_gap=0cycles"],
+    "refresh": ["", "hbm.refresh=123cycles"],
+    "barrier": ["", "front_end.barrier=0cycles"],
 }  # fmt: skip
+FAST = [  # everything shared takes a cycle or none, so that much falls into one cycle
+    "dma.bandwidth=64B/cycle", "noc.bandwidth=64B/cycle", "sram.ports.dma=64B/cycle", "dma.setup=0cycles",
+    "noc.hop=0cycles", "sram.latency=0cycles", "hbm.bandwidth=4096B/cycle", "hbm.controller=0cycles",
+    "hbm.read=0cycles", "hbm.row_activate=0cycles", "hbm.precharge=0cycles", "hbm.activate_gap=0cycles",
+]  # fmt: skip
 
 
-def random_machine(seed):
-    """A variant of kpu-tiny: odd rates, or costs so small and equal that many events fall into one cycle."""
+def random_case(seed):
+    """(program, machine, bytes of a chunk). The machine is a variant of kpu-tiny: odd rates, or costs so small and
+    equal that many events fall into one cycle. The program ends, with every semaphore back at its initial count."""
     random = Random(f"machine {seed}")
-    sets = [change for options in CHOICES.values() for change in random.choice(options)]
-    return load_machine("kpu-tiny", [change for change in sets if "16 B" not in change])
+    changes = " ".join(random.choice(options) for options in CHOICES.values()).split()
+    machine = load_machine("kpu-tiny", changes + FAST * (random.random() < 0.5))
+    return _Generator(seed, machine).program(), machine, random.choice([32, 48, 64, 64, 16384])
 
 
 @define(eq=False)
@@ -155,7 +162,7 @@ class Channel:
 
 @define(eq=False)
 class Operation:
-    """One operation of a block: `uses` are (channel, move, offset of the slot); `times` it repeats in a loop, if any."""
+    """One operation of a block: `uses` are (channel, move, offset of the slot); `times`: in a loop of its own."""
 
     queue: Queue
     uses: list
@@ -174,7 +181,7 @@ class _Generator:
         self.random = Random(f"program {seed}")
         self.tiles, self.engines, self.queues_an_engine = machine.tiles.count, machine.dma_engines, machine.dma.queues
         self.queues = self.make_queues()
-        self.channels = [self.make_channel(f"c{number}") for number in range(self.random.randint(1, 7))]
+        self.channels = [self.make_channel(f"c{number}") for number in range(self.random.randint(2, 9))]
         self.state = {channel: channel.start() for channel in self.channels}
         self.blocks = 0
 
@@ -191,14 +198,13 @@ class _Generator:
     def make_queues(self):
         random = self.random
         queues = [Queue(unit, places) for unit in ("matrix", "vector") for places in self.groups(self.tiles)]
-        for number in range(self.queues_an_engine):
-            queues += [Queue("dma", places, number) for places in self.groups(self.engines)]
-        dma = [queue for queue in queues if queue.unit == "dma"]
-        return [random.choice(dma), *random.sample(queues, min(len(queues), random.randint(1, 8)))]
+        engines = self.groups(self.engines)[: random.choice([1, 1, 2])]  # whose queues take turns
+        dma = [Queue("dma", places, number) for number in range(self.queues_an_engine) for places in engines]
+        some = random.sample(queues, random.randint(1, min(len(queues), 4)))
+        return [*some, *random.sample(dma, random.randint(1, min(len(dma), 4)))]
 
     def make_channel(self, name):
         random = self.random
-        self.queues = list(dict.fromkeys(self.queues))
         source, target = random.choice(self.queues), random.choice(self.queues)
         kinds = ["all"] + ["pair"] * 2 * (source.count == target.count)
         kinds += ["dst"] * 2 * (source.unit == "dma" and target.unit != "dma")
@@ -229,17 +235,45 @@ class _Generator:
         random = self.random
         trips = random.choice([1, 1, 2, 3, 5])
         counter = f"i{self.blocks}" if trips > 1 or random.random() < 0.2 else None
-        operations = []
-        for _ in range(random.randint(1, 7)):
-            operation = Operation(random.choice(self.queues), [], random.choice([None, None, None, 0, 2, 3]))
-            operations.append(operation)
-            uses = [(channel, move) for channel in self.channels for move in channel.moves(operation.queue)]
-            for channel, move in random.sample(uses, len(uses)):
-                if operation.can(channel, move) and random.random() < 0.7:
-                    operation.uses.append((channel, move, random.randrange(channel.slots)))
-                    if self.play(operations, trips) is None:
-                        operation.uses.pop()
+        operations = [self.operation(random.choice(self.queues)) for _ in range(random.randint(1, 6))]
+        for channel in random.sample(self.channels, random.randint(0, len(self.channels))):
+            self.exchange(channel, operations, trips)
+        for operation in random.sample(operations, random.randint(0, len(operations))):
+            for channel in self.channels:
+                for move in channel.moves(operation.queue):
+                    if random.random() < 0.5:
+                        self.attempt(operations, trips, [(operation, channel, move, random.randrange(channel.slots))])
         self.add(operations, trips, counter)
+
+    def operation(self, queue):
+        return Operation(queue, [], self.random.choice([None, None, None, None, 0, 2, 3]))
+
+    def exchange(self, channel, operations, trips):
+        """A token from the source of a channel to its target, and its credit back, within one block."""
+        random, offset = self.random, self.random.randrange(channel.slots)
+        pair = []
+        for queue in (channel.source, channel.target):
+            there = [operation for operation in operations if operation.queue is queue]
+            if not there or random.random() < 0.3:
+                there = [self.operation(queue)]
+                operations.insert(random.randint(0, len(operations)), there[0])
+            pair.append(random.choice(there))
+        source, target = pair
+        if not target.uses:
+            target.times = source.times
+        moves = [(source if move in (TAKE, SEND) else target, move) for move in (TAKE, SEND, RECEIVE, GIVE)]
+        moves = [(operation, move) for operation, move in moves if move in channel.moves(operation.queue)]
+        self.attempt(operations, trips, [(operation, channel, move, offset) for operation, move in moves])
+
+    def attempt(self, operations, trips, uses):
+        """Adds (operation, channel, move, offset) uses if they fit and the block can still be played."""
+        before = [(operation, operation.uses[:]) for operation in operations]
+        for operation, *use in uses:
+            if operation.can(*use[:2]):
+                operation.uses.append(tuple(use))
+        if self.play(operations, trips) is None:
+            for operation, kept in before:
+                operation.uses = kept
 
     def add(self, operations, trips=1, counter=None):
         """Appends a block to the bodies of its queues."""
@@ -321,12 +355,9 @@ class _Generator:
 
     def bounds(self, trips):
         """0 .. trips, said directly or by a table."""
-        low = 1 if self.random.random() < 0.3 else 0
-        high = trips + low
-        low_expr = Const(0)
-        if high == trips and trips in SIZES and self.random.random() < 0.3:
-            return low_expr, Lookup("sizes", Const(SIZES.index(trips)))
-        return low_expr, Const(trips)
+        if trips in SIZES and self.random.random() < 0.3:
+            return Const(0), Lookup("sizes", Const(SIZES.index(trips)))
+        return Const(0), Const(trips)
 
     def size(self, scope, most):
         """A number of elements up to `most`: a constant, clamped counters, or from a table."""
@@ -374,7 +405,8 @@ class _Generator:
         box = self.box(names, m, n)
         rows = Rows("rows", names % 4, minimum(m.length, 8))
         few = Range(length=rows.count)
-        listed = Box("X_box", (Range(Const(random.choice([0, 0, -3, 20]))), Range(Const(random.choice([0, 8])), n.length)))
+        first, column = Const(random.choice([0, 0, -3, 20])), Const(random.choice([0, 8]))
+        listed = Box("X_box", (Range(first), Range(column, n.length)))
         op = random.choice(["load", "gather", "copy"] if transfer else
                            ["load", "load", "store", "gather", "scatter", "scatter_add", "copy"])  # fmt: skip
         if op == "gather":
@@ -428,8 +460,3 @@ def _move(slot, move, credits):
     if credits or move == SEND:
         slot[after] += 1
     return True
-
-
-def random_program(seed, machine):
-    """A program for `machine` that ends, with every semaphore back at its initial count."""
-    return _Generator(seed, machine).program()
