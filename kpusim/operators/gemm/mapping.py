@@ -11,6 +11,7 @@ to it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 
 from attrs import frozen
 
@@ -104,26 +105,27 @@ class Mapping:
         return a + b * rounds_m + problem.m * rounds_n * self.grid_n
 
     def hbm_bytes(self, problem: Problem, access: int) -> int:
-        """HBM traffic, runs rounded up to whole accesses."""
+        """HBM traffic in whole accesses, of which a run that starts or ends within one takes all."""
         rounds_m, rounds_n = self.rounds(problem)
-        k_run = _run_bytes(self.block_k, problem.k, problem.factor_bytes, access)
-        a = problem.m * k_run * (1 if self.resident else rounds_n)
-        if problem.transpose_b:
-            b = problem.n * k_run
-        else:
-            b = problem.k * _run_bytes(self.block_n, problem.n, problem.factor_bytes, access)
-        out = problem.m * _run_bytes(self.block_n, problem.n, problem.out_bytes, access)
+        m, n, k = (problem.m, self.block_m), (problem.n, self.block_n), (problem.k, self.block_k)
+        a = _fetched(m, k, problem.factor_bytes, access) * (1 if self.resident else rounds_n)
+        b = _fetched(*((n, k) if problem.transpose_b else (k, n)), problem.factor_bytes, access)
+        out = _fetched((problem.m, self.strip_rows), n, problem.out_bytes, access)
         return a + b * rounds_m + out
 
 
-def _run_bytes(block: int, extent: int, element: int, access: int) -> int:
-    """Bytes fetched for a row of `extent` elements that is read `block` elements at a time."""
-    full, rest = divmod(extent, block)
-    return full * _whole(block * element, access) + (_whole(rest * element, access) if rest else 0)
+def _fetched(down: tuple[int, int], across: tuple[int, int], element: int, access: int) -> int:
+    """Bytes accessed for a matrix that is moved block by block: (rows, rows of a block), the same for columns.
 
-
-def _whole(size: int, access: int) -> int:
-    return -(-size // access) * access
+    Exact where rows and blocks are whole accesses, else the average over runs that start anywhere alike.
+    """
+    (rows, high), (columns, wide) = down, across
+    if wide >= columns:  # rows follow each other: one long row, in blocks of `high` of them
+        rows, columns, wide = 1, rows * columns, min(high, rows) * columns
+    start = gcd(wide * element, columns * element if rows > 1 else 0, access)  # what all runs start at a multiple of
+    full, rest = divmod(columns, wide)
+    aligned = [-(-size * element // start) * start for size in (wide, rest)]
+    return rows * (full * (aligned[0] + access - start) + (aligned[1] + access - start if rest else 0))
 
 
 @frozen
