@@ -24,11 +24,13 @@ def make_operator(text: str, where: str = "--op") -> Operator:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError
-        params = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+        params = {keyword.arg: _literal(keyword.value) for keyword in call.keywords if keyword.arg}
+        if len(params) < len(call.keywords):
+            raise ValueError  # a parameter twice, or `**`
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         example = "family(name=value, ...), as in gemm(m=2048, n=4096, k=4096)"
         raise UserError("not an operator", where=where, found=text, allowed=example) from error
-    return build_operator(call.func.id, cast(Mapping[str, object], params), where)
+    return build_operator(call.func.id, params, where)
 
 
 def build_operator(family: str, params: Mapping[str, object], where: str) -> Operator:

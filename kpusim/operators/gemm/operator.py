@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
@@ -18,7 +18,14 @@ from kpusim.operators.gemm.mapping import Problem
 
 __all__ = ["Gemm"]
 
-positive = [validators.instance_of(int), validators.ge(1)]
+
+def whole(_: object, attribute: Attribute[int], value: object) -> None:
+    """Validates an int. Unlike `instance_of(int)`: True is none."""
+    if type(value) is not int:
+        raise TypeError(f"{attribute.name} must be an int", attribute, int, value)
+
+
+positive = [whole, validators.ge(1)]
 
 
 @frozen
@@ -76,9 +83,7 @@ class Gemm:
         words = machine.tiles.count * machine.sram.capacity_bytes / word
         return max(self.compulsory_bytes, int(2 * self.macs / sqrt(words)) * word)
 
-    def lower(
-        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, fold_instructions: bool = False
-    ) -> Lowered:
+    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, fold_instructions: bool = False) -> Lowered:
         """The program; with `fold_instructions`, one matmul for each fold of the array instead of one an SRAM tile."""
         problem = Problem(self.m, self.n, self.k, self.dtype, self.out_dtype, self.transpose_b)
         return lower(problem, machine, layouts, fold_instructions)
