@@ -85,6 +85,11 @@ class Semaphore:
         return None
 
     @property
+    def array(self) -> str:
+        """The semaphore array that it belongs to."""
+        return self._place[0]
+
+    @property
     def name(self) -> str:
         """What messages call it: array, instance and slot."""
         array, instance, slot = self._place

@@ -27,6 +27,12 @@ class Sequencer(ABC):
         self._latest = 0  # greatest token that it took
         self._stalls: list[int] = []  # cycles that it waited, by cause
 
+    @property
+    def pc(self) -> int:
+        """The instruction at which it is."""
+        assert self._step is not None
+        return self._step.code.pc
+
     def fetch(self) -> None:
         """Goes on to the next instruction."""
         self._step = next(self._steps, None)

@@ -230,6 +230,7 @@ class _Writer:
         self.put(f"r{pc} += 1")
 
     def barrier(self, pc: int, row: Row) -> None:
+        self.put(f"me.pc = {pc}")
         self.put("me.arrive(t if t > done else done)", "yield", "e = done = me.released", "s3 += e - t")
         if self.traced:
             self.count_runs(pc)
@@ -242,7 +243,7 @@ class _Writer:
     def wait(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> None:
         cause = self.causes[self.semaphores[ref.semaphore][0]]
         self.put(f"s = {self.find(ref, ranges, pc)}", "if not s.tokens:")
-        self.put("    me.waiting_for, s.waiter = s, wake", "    yield", "x = s.tokens.popleft()")
+        self.put(f"    me.pc, me.waiting_for, s.waiter = {pc}, s, wake", "    yield", "x = s.tokens.popleft()")
         if self.traced:
             self.put("if x > latest: latest = x")
         self.put(f"w = x >> {KEY_BITS}" if self.traced else "w = x")

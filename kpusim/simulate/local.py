@@ -25,6 +25,7 @@ class LocalUnit:
     def __init__(self, unit: int, tile: int, function: SectionFunction, fabric: Fabric):
         self.unit, self.tile = unit, tile
         self.key, self.span = span_key(unit, 0), fabric.span
+        self.pc = 0  # where it last waited
         self.waiting_for: Semaphore | None = None
         self.finished = False
         self.released = 0  # when a barrier let it go

@@ -13,13 +13,14 @@ from kpusim.engines.dma import DmaEngine, DmaQueue
 from kpusim.engines.fabric import CAUSES, Fabric, Span, Watcher
 from kpusim.engines.matrix import MatrixEngine
 from kpusim.engines.private import PrivateUnit
-from kpusim.engines.semaphore import ProgramError, Semaphore, check_rest
+from kpusim.engines.semaphore import check_rest
 from kpusim.engines.vector import VectorEngine
 from kpusim.errors import UserError
-from kpusim.isa.program import Program
+from kpusim.isa.program import Program, Section
 from kpusim.isa.walk import SectionCode, section_codes
 from kpusim.machine import Machine
 from kpusim.simulate.compiler import Units, compile_section
+from kpusim.simulate.deadlock import Stuck, deadlock
 from kpusim.simulate.local import LocalUnit
 from kpusim.simulate.spans import Rows
 
@@ -54,10 +55,8 @@ class Run:
         return self.cycles / self.machine.clock_hz
 
 
-class _Unit(Protocol):
-    unit: int
+class _Unit(Stuck, Protocol):
     finished: bool
-    waiting_for: Semaphore | None
 
     def fetch(self) -> None: ...
 
@@ -115,9 +114,12 @@ class _Simulation:
         self.matrix, self.vector = MatrixEngine(machine), VectorEngine(machine)
         self.engines: dict[int, DmaEngine] = {}
         self.units: list[_Unit] = []
+        self.sections: dict[int, Section] = {}
         codes = section_codes(program)
         for code, first_pc in zip(codes, program.first_pcs(), strict=True):
-            self.units += self._dma(code) if code.section.unit == "dma" else self._private(code, first_pc)
+            units = self._dma(code) if code.section.unit == "dma" else self._private(code, first_pc)
+            self.units += units
+            self.sections |= {unit.unit: code.section for unit in units}
         fabric.barrier.members = len(self.units)
 
     def _dma(self, code: SectionCode) -> list[_Unit]:
@@ -144,18 +146,7 @@ class _Simulation:
         """Raises ProgramError if a unit waits forever, or a semaphore is not at rest."""
         stuck = [unit for unit in self.units if not unit.finished]
         if stuck:
-            names = self.machine.unit_names
-            held = self.fabric.barrier.waiting
-            lines = [
-                f"  {names[unit.unit]} waits for "
-                + (f"semaphore {unit.waiting_for.name}" if unit.waiting_for is not None else "the barrier")
-                for unit in sorted(stuck, key=lambda unit: unit.unit in held)[:8]
-            ]
-            more = [f"  and {len(stuck) - 8} more"] if len(stuck) > 8 else []
-            raise ProgramError(
-                "\n".join([f"deadlock at cycle {self.fabric.kernel.now}: nobody can go on", *lines, *more]),
-                where=self.program.name,
-            )
+            raise deadlock(self.program, stuck, self.sections, self.machine.unit_names, self.fabric.kernel.now)
         check_rest(self.fabric.semaphores, "at the end")
 
     def result(self) -> Run:
