@@ -15,7 +15,16 @@ from attrs import define, field
 from kpusim.engines.hbm import Hbm
 from kpusim.engines.kernel import LAST_REQUESTER, Kernel, Phase
 from kpusim.engines.noc import Mesh
-from kpusim.engines.semaphore import KEY_BITS, KEY_MASK, NO_SPAN, Semaphore, check_rest, make_semaphores, span_key
+from kpusim.engines.semaphore import (
+    KEY_BITS,
+    KEY_MASK,
+    NO_SPAN,
+    ProgramError,
+    Semaphore,
+    check_rest,
+    make_semaphores,
+    span_key,
+)
 from kpusim.engines.transfer import Transfers
 from kpusim.isa.program import Instruction, Loop, Node, Program
 from kpusim.isa.walk import Step
@@ -101,10 +110,10 @@ class Fabric:
         watcher: Watcher | None = None,
     ):
         self.machine, self.plain = machine, plain
-        self.transfers = Transfers(addresses, chunk_bytes, machine.hbm)
+        self.transfers = Transfers(addresses, chunk_bytes, machine)
         self.kernel = Kernel()
         self.hbm, self.mesh = Hbm(machine), Mesh(machine)
-        self.semaphores: list[Semaphore] = make_semaphores(program, strict=plain)
+        self.semaphores: list[Semaphore] = make_semaphores(program)
         self.causes = causes_of(program)
         self.accounts = [Account() for _ in machine.unit_names]
         self.barrier = Barrier(machine.front_end.barrier_cycles, self.kernel, self._settle)
@@ -148,7 +157,10 @@ class Fabric:
     def signal(
         self, step: Step, instant: str, times: Sequence[int], tiles: range | None, unit: int, ordinal: int
     ) -> None:
-        """Gives the `instant` signals of `step`; `times` holds a cycle for each of `tiles`, or one for all."""
+        """Gives the `instant` signals of `step`; `times` holds a cycle for each of `tiles`, or one for all.
+
+        Raises ProgramError, in plain mode, where a producer is a round ahead of the others.
+        """
         if instant not in step.code.instants and self.watcher is None:
             return
         latest, several = max(times), len(times) > 1
@@ -158,14 +170,22 @@ class Fabric:
             time = times[place] if several and place >= 0 else latest
             token = time << shift | key
             if self.plain:
-                self.kernel.at(time, Phase.PRIVATE, unit, self._signal(number, token, unit))
+                self.kernel.at(time, Phase.PRIVATE, unit, self._signal(step, number, token, unit))
             else:
                 semaphores[number].signal(token, unit)
         if self.watcher is not None:
             self._watch(step, instant, dict(zip(tiles, times, strict=False)) if tiles else {-1: latest})
 
-    def _signal(self, number: int, token: int, unit: int) -> Callable[[], None]:
-        return lambda: self.semaphores[number].signal(token, unit)
+    def _signal(self, step: Step, number: int, token: int, unit: int) -> Callable[[], None]:
+        def give() -> None:
+            semaphore = self.semaphores[number]
+            if semaphore.leads(unit):
+                where = f"{step.code.where} on {self.machine.unit_names[unit]} at cycle {self.kernel.now}"
+                problem = f"signals {semaphore.name} twice before the other producers have signalled once"
+                raise ProgramError(problem, where=where)
+            semaphore.signal(token, unit)
+
+        return give
 
     def _watch(self, step: Step, instant: str, where: dict[int, int]) -> None:
         watcher = self.watcher

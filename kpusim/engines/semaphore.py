@@ -37,10 +37,10 @@ class Semaphore:
     of its producers' tokens.
     """
 
-    __slots__ = ("_completed", "_counts", "_place", "_rounds", "init", "join", "strict", "tokens", "waiter")
+    __slots__ = ("_completed", "_counts", "_place", "_rounds", "init", "join", "tokens", "waiter")
 
-    def __init__(self, place: tuple[str, int, int], init: int, join: int, strict: bool = False):
-        self._place, self.init, self.join, self.strict = place, init, join, strict
+    def __init__(self, place: tuple[str, int, int], init: int, join: int):
+        self._place, self.init, self.join = place, init, join
         self.tokens: deque[int] = deque([0] * init)
         self.waiter: Callable[[], None] | None = None
         if join > 1:
@@ -51,17 +51,17 @@ class Semaphore:
     def signal(self, token: int, producer: int) -> None:
         """One signal by queue `producer`, whose tokens never go back in time. Wakes the waiter if it completes a round.
 
-        Raises ProgramError if `strict` and the producer is a round ahead: a hardware counter would mistake its second
-        signal for another's first.
+        Raises ProgramError for a producer too many.
         """
         if self.join > 1:
             counts, rounds = self._counts, self._rounds
             signals = counts.get(producer, 0)
             counts[producer] = signals + 1
             place = signals - self._completed
+            if place < 0:
+                problem = f"more queues signal {self.name} than it joins"
+                raise ProgramError(problem, found=len(counts), allowed=str(self.join))
             if place == len(rounds):
-                if place and self.strict:
-                    raise ProgramError(f"signals {self.name} twice before the other producers have signalled once")
                 rounds.append([0, 0])
             entry = rounds[place]
             entry[0] += 1
@@ -76,6 +76,13 @@ class Semaphore:
         if waiter is not None:
             self.waiter = None
             waiter()
+
+    def leads(self, producer: int) -> bool:
+        """Whether the next signal of queue `producer` would be a round ahead of the others'.
+
+        A hardware counter would take it for the signal of one of them.
+        """
+        return self.join > 1 and self._counts.get(producer, 0) > self._completed
 
     def take(self, waiter: Callable[[], None]) -> int | None:
         """The oldest token, or None: then `waiter` is called when there is one."""
@@ -98,17 +105,22 @@ class Semaphore:
     @property
     def at_rest(self) -> bool:
         """Whether it is back at its initial count, with no round half signalled."""
-        return len(self.tokens) == self.init and (self.join == 1 or not self._rounds)
+        return len(self.tokens) == self.init and not self.half_signalled
+
+    @property
+    def half_signalled(self) -> bool:
+        """Whether some of its producers have signalled a round, and others have not."""
+        return self.join > 1 and bool(self._rounds)
 
     def settle(self, token: int) -> None:
         """After a barrier at rest, its credits date from the barrier at the earliest."""
         self.tokens = deque([max(old, token) for old in self.tokens])
 
 
-def make_semaphores(program: Program, strict: bool = False) -> list[Semaphore]:
+def make_semaphores(program: Program) -> list[Semaphore]:
     """All semaphores of a program by flat number."""
     return [
-        Semaphore((sem.name, instance, slot), sem.init, sem.join, strict)
+        Semaphore((sem.name, instance, slot), sem.init, sem.join)
         for sem in program.semaphores
         for instance in range(sem.instances)
         for slot in range(sem.slots)
@@ -119,7 +131,7 @@ def check_rest(semaphores: Sequence[Semaphore], when: str) -> None:
     """Raises ProgramError unless every semaphore is back at its initial count."""
     for sem in semaphores:
         if not sem.at_rest:
-            count = len(sem.tokens)
-            raise ProgramError(
-                f"semaphore {sem.name} is not back at its initial count {when}", found=count, allowed=str(sem.init)
-            )
+            problem = f"semaphore {sem.name} is not back at its initial count {when}"
+            if sem.half_signalled:
+                problem += ", and not all of its producers have signalled the round under way"
+            raise ProgramError(problem, found=len(sem.tokens), allowed=str(sem.init))

@@ -9,10 +9,11 @@ from math import prod
 from attrs import define
 
 from kpusim.engines.hbm import Run
+from kpusim.errors import UserError
 from kpusim.isa.program import Tensor
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, Step, ViewAt
-from kpusim.machine import Hbm as HbmSpec
+from kpusim.machine import Machine
 
 __all__ = ["NOTHING", "Chunk", "Transfer", "Transfers"]
 
@@ -58,9 +59,10 @@ KINDS = {
 class Transfers:
     """Makes transfers. Boxes of one size in one row-major tensor have the same chunks, only from another base."""
 
-    def __init__(self, addresses: tuple[int, ...], chunk_bytes: int, hbm: HbmSpec):
+    def __init__(self, addresses: tuple[int, ...], chunk_bytes: int, machine: Machine):
         self._addresses, self._chunk_bytes = addresses, chunk_bytes
-        self._interleave, self._access = hbm.interleave_bytes, hbm.access_bytes
+        self._interleave, self._access = machine.hbm.interleave_bytes, machine.hbm.access_bytes
+        self._tiles = range(machine.tiles.count)
         self._shapes: dict[tuple[int, tuple[int, ...], int], tuple[Chunk, ...]] = {}
 
     def of(self, step: Step) -> Transfer:
@@ -72,7 +74,7 @@ class Transfers:
         if kind == "copy":
             assert isinstance(first, ViewAt) and isinstance(second, ViewAt)
             chunks = self._cut([(0, 1, 1, second.size_bytes)], 0)
-            return Transfer(kind, 0, chunks, first.tiles or range(0), _source(second))
+            return Transfer(kind, 0, chunks, self._named(step, first), self._named(step, second)[0])
         view, box = (first, second) if kind == "load" else (second, first)
         assert isinstance(view, ViewAt) and isinstance(box, BoxAt)
         if len(operands) > 2 and isinstance(operands[2], RowsAt):
@@ -80,8 +82,17 @@ class Transfers:
         else:
             base, chunks = self._box(box)
         if kind == "load":
-            return Transfer(kind, base, chunks, view.tiles or range(0), -1)
-        return Transfer(kind, base, chunks, range(0), _source(view))
+            return Transfer(kind, base, chunks, self._named(step, view), -1)
+        return Transfer(kind, base, chunks, range(0), self._named(step, view)[0])
+
+    def _named(self, step: Step, view: ViewAt) -> range:
+        """The tiles of a view. Raises UserError if the machine has not all of them."""
+        tiles = view.tiles
+        if tiles and tiles[0] in self._tiles and tiles[-1] in self._tiles:
+            return tiles
+        named = f"tiles {tiles.start}..{tiles.stop}" if tiles else "no tiles"
+        problem = f"{named} are not all among the machine's 0..{self._tiles.stop}"
+        raise UserError(problem, where=step.code.where, found=step.names)
 
     def _box(self, box: BoxAt) -> tuple[int, tuple[Chunk, ...]]:
         """(base, chunks) of what of a box lies inside its tensor."""
@@ -121,10 +132,6 @@ class Transfers:
     def _chunk(self, size: int, segments: list[Segment], rows: int) -> Chunk:
         runs = (run for segment in segments for run in _block_runs(segment, self._interleave, self._access))
         return Chunk(size, tuple(runs), rows)
-
-
-def _source(view: ViewAt) -> int:
-    return view.tiles[0] if view.tiles else -1
 
 
 def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:

@@ -99,9 +99,12 @@ class Step:
             raise UserError(str(error), where=self.code.where, found=self.names) from error
 
     def option(self, name: str) -> int:
-        """The value of an option, or its default."""
+        """The value of an option, or its default. Raises UserError where it looks beyond a table."""
         value = self.code.options.get(name)
-        return self.code.row.options[name] if value is None else value(self.names)
+        try:
+            return self.code.row.options[name] if value is None else value(self.names)
+        except IndexError as error:
+            raise UserError(str(error), where=self.code.where, found=self.names) from error
 
     def waits(self) -> list[int]:
         """Flat numbers of the semaphores it waits for. Raises UserError where there is none of that index."""

@@ -15,7 +15,6 @@ from kpusim.engines.matrix import MatrixEngine
 from kpusim.engines.semaphore import KEY_BITS, KEY_MASK, NO_SPAN
 from kpusim.engines.vector import VectorEngine
 from kpusim.engines.work import NO_WORK
-from kpusim.errors import UserError
 from kpusim.isa.expr import Const, Expr, as_table, bounds, names_in, python_source, tables_in
 from kpusim.isa.program import Instruction, Loop, Node, Program, Section, SemaphoreRef, View
 from kpusim.isa.ranges import Ranges, inner_ranges, section_ranges, view_ranges
@@ -60,12 +59,11 @@ class _Writer:
             "vector_work": units.vector.work,
             "NO_WORK": NO_WORK,
             "S": fabric.semaphores,
-            "bad": _bad,
             **{f"t_{name}": as_table(name, values) for name, values in self.tables.items()},
         }
         self.header: list[str] = []
         self.lines: list[str] = []
-        self.depth = 1
+        self.depth = 2
         self.fixed = {section.place_name, *(name for name, _ in section.lets)}
         self.arrays: dict[str, str] = {}  # semaphores of one instance: text of the slice -> local name
         self.slots: dict[str, str] = {}  # within an instruction: text of a slot -> local name
@@ -77,7 +75,7 @@ class _Writer:
 
     def declare(self, *lines: str) -> None:
         """Lines that run once, before everything else."""
-        self.header += ["    " + line for line in lines]
+        self.header += ["        " + line for line in lines]
 
     def text(self, expr: Expr) -> str:
         return python_source(expr, lambda name: f"v_{name}", lambda name: f"t_{name}")
@@ -94,7 +92,8 @@ class _Writer:
         self.hoist(section.body, self.pc, frozenset(ranges), frozenset())
         self.body(section.body, ranges)
         self.put("me.finish(t, done, busy, (s0, s1, s2, s3), n)", "yield")
-        return "\n".join([f"def section({place}, me):", *self.header, *self.lines]) + "\n"
+        failure = ["    except IndexError as error:", "        me.fail(error)"]
+        return "\n".join([f"def section({place}, me):", "    try:", *self.header, *self.lines, *failure]) + "\n"
 
     # --- works: computed in the outermost loop in which their sizes are known -----------------------------------------
 
@@ -198,7 +197,7 @@ class _Writer:
         for operand in node.operands:
             if isinstance(operand, View):
                 for check in self.view_guards(operand, ranges):
-                    self.guard(*check, pc)
+                    self.guard(*check)
         if self.traced:
             self.put("c = t", "latest = 0", "p0, p1, p2 = s0, s1, s2")
         for ref in node.waits:
@@ -217,7 +216,7 @@ class _Writer:
         if self.traced:
             self.span(pc, row)
         for signal in node.signals:
-            self.signal(signal.target, "e" if signal.instant == "read" else "done", ranges, pc)
+            self.signal(signal.target, "e" if signal.instant == "read" else "done", ranges)
         self.put("t = e", "n += 1")
 
     def span(self, pc: int, row: Row) -> None:
@@ -242,28 +241,29 @@ class _Writer:
 
     def wait(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> None:
         cause = self.causes[self.semaphores[ref.semaphore][0]]
-        self.put(f"s = {self.find(ref, ranges, pc)}", "if not s.tokens:")
-        self.put(f"    me.pc, me.waiting_for, s.waiter = {pc}, s, wake", "    yield", "x = s.tokens.popleft()")
+        self.put(f"s = {self.find(ref, ranges)}", "if not s.tokens:")
+        self.put("    me.clock = t if t > done else done", f"    me.pc, me.waiting_for, s.waiter = {pc}, s, wake")
+        self.put("    yield", "x = s.tokens.popleft()")
         if self.traced:
             self.put("if x > latest: latest = x")
         self.put(f"w = x >> {KEY_BITS}" if self.traced else "w = x")
         self.put("if w > t:", f"    s{cause} += w - t", "    t = w")
 
-    def signal(self, ref: SemaphoreRef, time: str, ranges: Ranges, pc: int) -> None:
+    def signal(self, ref: SemaphoreRef, time: str, ranges: Ranges) -> None:
         token = f"{time} << {KEY_BITS} | key + n" if self.traced else time
         if self.semaphores[ref.semaphore][1].join > 1:
-            self.put(f"{self.find(ref, ranges, pc)}.signal({token}, unit)")
+            self.put(f"{self.find(ref, ranges)}.signal({token}, unit)")
             return
-        self.put(f"s = {self.find(ref, ranges, pc)}", f"s.tokens.append({token})", "w = s.waiter")
+        self.put(f"s = {self.find(ref, ranges)}", f"s.tokens.append({token})", "w = s.waiter")
         self.put("if w is not None:", "    s.waiter = None", "    w()")
 
-    def find(self, ref: SemaphoreRef, ranges: Ranges, pc: int) -> str:
+    def find(self, ref: SemaphoreRef, ranges: Ranges) -> str:
         """The semaphore as Python text: out of a slice made once where the instance is the same all along."""
         base, sem = self.semaphores[ref.semaphore]
         known = True
         for expr, count in ((ref.instance, sem.instances), (ref.slot, sem.slots)):
             if not self.inside(expr, Const(1), count, ranges):
-                self.guard(expr, Const(1), count, f"{sem.name} has {count} of them", pc)
+                self.guard(expr, Const(1), count)
                 known = False
         slot = self.text(ref.slot)
         if not isinstance(ref.slot, Const):
@@ -282,14 +282,13 @@ class _Writer:
 
     # --- guards: what ranges cannot prove is checked when it runs -------------------------------------------------
 
-    def view_guards(self, view: View, ranges: Ranges) -> list[tuple[Expr, Expr, int, str]]:
-        """(start, length, extent, message) of what of a view is not sure to lie inside its buffer."""
+    def view_guards(self, view: View, ranges: Ranges) -> list[tuple[Expr, Expr, int]]:
+        """(start, length, extent) of what of a view is not sure to lie inside its buffer."""
         buffer = self.buffers[view.buffer]
-        checks: list[tuple[Expr, Expr, int, str]] = []
-        checks.append((view.slot, Const(1), buffer.slots, f"{buffer.name} has {buffer.slots} slots"))
+        checks: list[tuple[Expr, Expr, int]] = [(view.slot, Const(1), buffer.slots)]
         for (start, length), extent in zip(view_ranges(view, buffer), buffer.shape, strict=True):
-            checks.append((start, length, extent, f"{buffer.name} is {buffer.shape}"))
-        return [check for check in checks if not self.inside(check[0], check[1], check[2], ranges)]
+            checks.append((start, length, extent))
+        return [check for check in checks if not self.inside(*check, ranges)]
 
     def inside(self, start: Expr, length: Expr, extent: int, ranges: Ranges) -> bool:
         """Whether 0 <= start and start + length <= extent for sure, length clamped to 0."""
@@ -298,9 +297,9 @@ class _Writer:
         low, high = bounds(start, ranges, self.tables)
         return low >= 0 and high + max(bounds(length, ranges, self.tables)[1], 0) <= extent
 
-    def guard(self, start: Expr, length: Expr, extent: int, what: str, pc: int) -> None:
-        at, size = self.text(start), self.size(length)
-        self.put(f"if {at} < 0 or {at} + {size} > {extent}: bad({pc}, {what!r}, {at}, {size})")
+    def guard(self, start: Expr, length: Expr, extent: int) -> None:
+        at = self.text(start)
+        self.put(f"if {at} < 0 or {at} + {self.size(length)} > {extent}: raise IndexError")
 
     # --- loops that are added up ----------------------------------------------------------------------------------
 
@@ -346,7 +345,8 @@ class _Writer:
             if self.traced:
                 opcode = instruction_rows()[node.op].opcode
                 self.declare(f"r{at} = 0")
-                self.put(f"if {trips}: me.repeat(t, {trips}, o{at}, d{at}, {opcode}, {at}, r{at})", f"r{at} += {trips}")
+                self.put(f"if {trips}: me.repeat(t, done, {trips}, o{at}, d{at}, {opcode}, {at}, r{at})")
+                self.put(f"r{at} += {trips}")
             self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", "    busy += x", f"    n += {trips}")
             self.put(f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
         self.pc += 1
@@ -355,7 +355,3 @@ class _Writer:
 def _single(loop: Loop) -> bool:
     """Whether a nest of loops has one instruction in all."""
     return len(loop.body) == 1 and (isinstance(loop.body[0], Instruction) or _single(loop.body[0]))
-
-
-def _bad(pc: int, what: str, start: int, length: int) -> None:
-    raise UserError(f"{what}; {start} +: {length} leaves it", where=f"pc {pc}")

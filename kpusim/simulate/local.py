@@ -13,6 +13,7 @@ import numpy as np
 
 from kpusim.engines.fabric import Fabric
 from kpusim.engines.semaphore import Semaphore, span_key
+from kpusim.isa.walk import SectionCode
 from kpusim.simulate.compiler import SectionFunction
 from kpusim.simulate.spans import NO_SPAN, SPAN, Rows
 
@@ -22,14 +23,14 @@ __all__ = ["LocalUnit"]
 class LocalUnit:
     """The matrix or vector engine of one tile with a clock of its own."""
 
-    def __init__(self, unit: int, tile: int, function: SectionFunction, fabric: Fabric):
+    def __init__(self, unit: int, tile: int, function: SectionFunction, code: SectionCode, fabric: Fabric):
         self.unit, self.tile = unit, tile
         self.key, self.span = span_key(unit, 0), fabric.span
-        self.pc = 0  # where it last waited
+        self.pc = self.clock = 0  # where it last waited, and from when on
         self.waiting_for: Semaphore | None = None
         self.finished = False
         self.released = 0  # when a barrier let it go
-        self._fabric = fabric
+        self._code, self._fabric = code, fabric
         self._alike: dict[tuple[int, int, int, int], Rows] = {}  # spans of repeated instructions, from cycle 0
         self._resume: Callable[[], None] = function(tile, self).__next__
         self.wake = partial(fabric.kernel.soon, self._resume)
@@ -40,7 +41,7 @@ class LocalUnit:
 
     def arrive(self, time: int) -> None:
         """It is at a barrier at cycle `time`."""
-        self.waiting_for = None
+        self.waiting_for, self.clock = None, time
         self._fabric.barrier.arrive(self.unit, time, self._leave)
 
     def _leave(self, time: int) -> None:
@@ -48,9 +49,12 @@ class LocalUnit:
         self.wake()
 
     def repeat(
-        self, start: int, times: int, occupancy: int, drain: int, opcode: int, pc: int, iteration: int
+        self, start: int, done: int, times: int, occupancy: int, drain: int, opcode: int, pc: int, iteration: int
     ) -> None:
-        """Records the spans of one instruction executed `times` over, each right behind the one before."""
+        """Records the spans of one instruction executed `times` over, each right behind the one before.
+
+        `done`: when what was before is visible; nothing is earlier.
+        """
         key = times, occupancy, drain, pc
         if key not in self._alike:
             self._alike[key] = rows = np.zeros(times, SPAN)
@@ -62,9 +66,25 @@ class LocalUnit:
         rows = self._alike[key].copy()
         for column in ("start_cycle", "end_cycle", "done_cycle"):
             rows[column] += start
+        if done > start + occupancy + drain:
+            np.maximum(rows["done_cycle"], done, out=rows["done_cycle"])
         rows["iteration"] += iteration
         assert self._fabric.span_block is not None
         self._fabric.span_block(rows)
+
+    def fail(self, error: IndexError) -> None:
+        """An index has left what it indexes: says so in the words of the plain mode, which walks the same steps.
+
+        Raises UserError for the first step that does so.
+        """
+        for step in self._code.steps(self.tile):
+            step.waits()
+            step.operands()
+            for name in step.code.options:
+                step.option(name)
+            step.signals("read")
+            step.signals("done")
+        raise error
 
     def finish(self, clock: int, done: int, busy: int, stalls: tuple[int, ...], instructions: int) -> None:
         """Its section is over: the accounts of the whole run."""

@@ -56,6 +56,7 @@ class Run:
 
 
 class _Unit(Stuck, Protocol):
+    clock: int
     finished: bool
 
     def fetch(self) -> None: ...
@@ -140,13 +141,14 @@ class _Simulation:
             work = self.vector.work_of if section.unit == "vector" else self.matrix.work_of
             return [PrivateUnit(base + tile, tile, code.steps(tile), work, fabric) for tile in section.places]
         function = compile_section(self.program, section, first_pc, fabric, Units(self.matrix, self.vector))
-        return [LocalUnit(base + tile, tile, function, fabric) for tile in section.places]
+        return [LocalUnit(base + tile, tile, function, code, fabric) for tile in section.places]
 
     def check_end(self) -> None:
         """Raises ProgramError if a unit waits forever, or a semaphore is not at rest."""
         stuck = [unit for unit in self.units if not unit.finished]
         if stuck:
-            raise deadlock(self.program, stuck, self.sections, self.machine.unit_names, self.fabric.kernel.now)
+            cycle = max(self.fabric.end, *(unit.clock for unit in stuck))
+            raise deadlock(self.program, stuck, self.sections, self.machine.unit_names, cycle)
         check_rest(self.fabric.semaphores, "at the end")
 
     def result(self) -> Run:
