@@ -21,11 +21,15 @@ KASM = sorted(data_dir("workloads").glob("kasm/*.kasm"))
 COLUMNS = 9 + len(STALLS)  # of a span; those at its end may be left out where they are 0
 
 
-def spans_of(program, machine, **options):
-    """(the run, every span as a full tuple; those of a unit in its order)."""
+def spans_of(program, machine, blocks=False, **options):
+    """(the run, every span as a full tuple; those of a unit in its order). `blocks`: takes many alike at once."""
     spans = []
-    run = simulate(program, machine, span=lambda *span: spans.append(span + (0,) * (COLUMNS - len(span))), **options)
-    return run, spans
+
+    def take(*span):
+        spans.append(span + (0,) * (COLUMNS - len(span)))
+
+    take_block = (lambda rows: spans.extend(map(tuple, rows.tolist()))) if blocks else None
+    return simulate(program, machine, span=take, span_block=take_block, **options), spans
 
 
 def assert_equal_runs(run, reference):
@@ -38,9 +42,10 @@ def assert_equal_runs(run, reference):
 def assert_equal_modes(program, machine, **options):
     """Equal spans, accounts and counters; the accounts add up, with and without anybody who listens."""
     reference, expected = spans_of(program, machine, plain=True, **options)
-    run, spans = spans_of(program, machine, **options)
-    assert sorted(spans) == sorted(expected)
-    assert_equal_runs(run, reference)
+    for blocks in (False, True):
+        run, spans = spans_of(program, machine, blocks, **options)
+        assert sorted(spans) == sorted(expected)
+        assert_equal_runs(run, reference)
     assert_equal_runs(simulate(program, machine, **options), reference)
     assert_accounts(reference, expected)
 
