@@ -215,22 +215,38 @@ def _noc_cycles(mapping: Mapping, a_step: int, b_step: int, machine: Machine) ->
 
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
     """Mappings worth weighing, all of which fit into the SRAM: the most promising blockings, in every depth."""
-    rate = machine.hbm.attainable_bytes_per_cycle
-    shallowest = _k_blocks(problem, machine)[-1]
-    outlines: list[tuple[int, int, tuple[int, int, int, int]]] = []
+    whole = machine.matrix.rows, machine.matrix.columns, max(8, machine.hbm.access_bytes // problem.factor_bytes)
+    outlines = _outlines(problem, machine, whole)
+    if not outlines:  # not even one fold of the array fits
+        whole = 1, 1, 1
+        outlines = _outlines(problem, machine, whole)
+    for _, _, outline in sorted(outlines)[:PROMISING]:
+        yield from _depths(outline, problem, machine, whole[2])
+
+
+Outline = tuple[int, int, int, int]
+"""The grid and the block of results, of a mapping."""
+
+
+def _outlines(problem: Problem, machine: Machine, whole: tuple[int, int, int]) -> list[tuple[int, int, Outline]]:
+    """(estimated cycles, bytes loaded, outline) of all that fit into the SRAM in some depth.
+
+    whole: blocks along M, N and K need not be smaller than that.
+    """
+    rate, shallowest = machine.hbm.attainable_bytes_per_cycle, _k_blocks(problem, whole[2])[-1]
+    outlines: list[tuple[int, int, Outline]] = []
     for grid_m, grid_n in _grids(problem, machine):
-        for block_m in _blocks(ceil_div(problem.m, grid_m), machine.matrix.rows):
-            for block_n in _blocks(ceil_div(problem.n, grid_n), machine.matrix.columns):
+        for block_m in _blocks(ceil_div(problem.m, grid_m), whole[0]):
+            for block_n in _blocks(ceil_div(problem.n, grid_n), whole[1]):
                 outline = grid_m, grid_n, block_m, block_n
                 least = Mapping(*outline, shallowest, 2, 1, False)
                 if least.sram_bytes(problem) <= machine.sram.capacity_bytes:
                     work, loads = _outline_cost(outline, problem, machine)
                     outlines.append((max(work, int(loads / rate)), loads, outline))
-    for _, _, outline in sorted(outlines)[:PROMISING]:
-        yield from _depths(outline, problem, machine)
+    return outlines
 
 
-def _outline_cost(outline: tuple[int, int, int, int], problem: Problem, machine: Machine) -> tuple[int, int]:
+def _outline_cost(outline: Outline, problem: Problem, machine: Machine) -> tuple[int, int]:
     """(cycles of the matrix engine, bytes loaded) of an output blocking, whatever its depth."""
     grid_m, grid_n, block_m, block_n = outline
     rounds_m, rounds_n = ceil_div(problem.m, grid_m * block_m), ceil_div(problem.n, grid_n * block_n)
@@ -241,7 +257,7 @@ def _outline_cost(outline: tuple[int, int, int, int], problem: Problem, machine:
     return rounds_m * rounds_n * folds * problem.k, (a + b) * problem.factor_bytes
 
 
-def _depths(outline: tuple[int, int, int, int], problem: Problem, machine: Machine) -> Iterator[Mapping]:
+def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) -> Iterator[Mapping]:
     """The mappings of one output blocking that fit, for every way to spend the rest of the SRAM."""
     grid_n, block_n = outline[1], outline[3]
     several = grid_n * block_n < problem.n
@@ -249,7 +265,7 @@ def _depths(outline: tuple[int, int, int, int], problem: Problem, machine: Machi
     for resident in (False, True) if keeps else (False,):
         for accumulators in (1, 2):
             found = 0
-            for block_k in _k_blocks(problem, machine):
+            for block_k in _k_blocks(problem, least):
                 for slots in (4, 3, 2):
                     mapping = Mapping(*outline, block_k, slots, accumulators, resident)
                     if mapping.sram_bytes(problem) <= machine.sram.capacity_bytes:
@@ -282,9 +298,8 @@ def _blocks(extent: int, array: int) -> list[int]:
         parts += max(1, parts // 3)
 
 
-def _k_blocks(problem: Problem, machine: Machine) -> list[int]:
-    """Steps along K, longest first: powers of two whose runs fill whole HBM accesses, or all of a short K."""
-    least = max(8, machine.hbm.access_bytes // problem.factor_bytes)
+def _k_blocks(problem: Problem, least: int) -> list[int]:
+    """Steps along K, longest first: powers of two times `least` (a whole HBM access), or all of a short K."""
     sizes = [least << i for i in range(6, -1, -1)]
     return [problem.k, *(size for size in sizes if size < problem.k)] if problem.k <= sizes[0] else sizes
 
@@ -295,7 +310,7 @@ def weigh(problem: Problem, machine: Machine) -> list[tuple[Mapping, Cost]]:
     if not weighed:
         raise UserError(
             "no block of this GEMM fits into the SRAM of a tile", where=machine.name,
-            found=f"{machine.sram.capacity_bytes} bytes",
+            found=f"{machine.sram.capacity_bytes} bytes", allowed="at least 256 bytes",
         )  # fmt: skip
     return sorted(weighed, key=lambda item: item[1].cycles)
 
