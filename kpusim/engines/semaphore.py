@@ -31,58 +31,22 @@ class ProgramError(UserError):
 
 
 class Semaphore:
-    """One semaphore: tokens that wait to be taken, and at most one queue that waits for a token.
+    """One semaphore with one producer: tokens that wait to be taken, and at most one queue that waits for a token."""
 
-    With `join` producers, the k-th signal of each belongs to round k; a complete round is one token with the greatest
-    of its producers' tokens.
-    """
+    __slots__ = ("_place", "init", "tokens", "waiter")
 
-    __slots__ = ("_completed", "_counts", "_place", "_rounds", "init", "join", "tokens", "waiter")
-
-    def __init__(self, place: tuple[str, int, int], init: int, join: int):
-        self._place, self.init, self.join = place, init, join
+    def __init__(self, place: tuple[str, int, int], init: int):
+        self._place, self.init = place, init
         self.tokens: deque[int] = deque([0] * init)
         self.waiter: Callable[[], None] | None = None
-        if join > 1:
-            self._counts: dict[int, int] = {}
-            self._completed = 0
-            self._rounds: deque[list[int]] = deque()
 
     def signal(self, token: int, producer: int) -> None:
-        """One signal by queue `producer`, whose tokens never go back in time. Wakes the waiter if it completes a round.
-
-        Raises ProgramError for a producer too many.
-        """
-        if self.join > 1:
-            counts, rounds = self._counts, self._rounds
-            signals = counts.get(producer, 0)
-            counts[producer] = signals + 1
-            place = signals - self._completed
-            if place < 0:
-                problem = f"more queues signal {self.name} than it joins"
-                raise ProgramError(problem, found=len(counts), allowed=str(self.join))
-            if place == len(rounds):
-                rounds.append([0, 0])
-            entry = rounds[place]
-            entry[0] += 1
-            if token > entry[1]:
-                entry[1] = token
-            if entry[0] < self.join:
-                return
-            token = rounds.popleft()[1]
-            self._completed += 1
+        """One signal by queue `producer`, whose tokens never go back in time. Wakes the waiter."""
         self.tokens.append(token)
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None
             waiter()
-
-    def leads(self, producer: int) -> bool:
-        """Whether the next signal of queue `producer` would be a round ahead of the others'.
-
-        A hardware counter would take it for the signal of one of them.
-        """
-        return self.join > 1 and self._counts.get(producer, 0) > self._completed
 
     def take(self, waiter: Callable[[], None]) -> int | None:
         """The oldest token, or None: then `waiter` is called when there is one."""
@@ -110,17 +74,71 @@ class Semaphore:
     @property
     def half_signalled(self) -> bool:
         """Whether some of its producers have signalled a round, and others have not."""
-        return self.join > 1 and bool(self._rounds)
+        return False
+
+    def leads(self, producer: int) -> bool:
+        """Whether the next signal of queue `producer` would be a round ahead of the others'.
+
+        A hardware counter would take it for the signal of one of them.
+        """
+        return False
 
     def settle(self, token: int) -> None:
         """After a barrier at rest, its credits date from the barrier at the earliest."""
         self.tokens = deque([max(old, token) for old in self.tokens])
 
 
+class Joined(Semaphore):
+    """A semaphore with several producers, which it joins by rounds.
+
+    The k-th signal of each belongs to round k; a complete round is one token, the greatest of its producers' tokens.
+    """
+
+    __slots__ = ("_completed", "_counts", "_rounds", "join")
+
+    def __init__(self, place: tuple[str, int, int], init: int, join: int):
+        super().__init__(place, init)
+        self.join = join
+        self._counts: dict[int, int] = {}
+        self._completed = 0
+        self._rounds: deque[list[int]] = deque()
+
+    def signal(self, token: int, producer: int) -> None:
+        """As with one producer, a complete round at a time. Raises ProgramError for a producer too many."""
+        counts, rounds = self._counts, self._rounds
+        signals = counts.get(producer, 0)
+        counts[producer] = signals + 1
+        place = signals - self._completed
+        if place < 0:
+            problem = f"more queues signal {self.name} than it joins"
+            raise ProgramError(problem, found=len(counts), allowed=str(self.join))
+        if place == len(rounds):
+            rounds.append([0, 0])
+        entry = rounds[place]
+        entry[0] += 1
+        if token > entry[1]:
+            entry[1] = token
+        if entry[0] == self.join:
+            rounds.popleft()
+            self._completed += 1
+            Semaphore.signal(self, entry[1], producer)
+
+    @property
+    def half_signalled(self) -> bool:
+        """Whether some of its producers have signalled a round, and others have not."""
+        return bool(self._rounds)
+
+    def leads(self, producer: int) -> bool:
+        """Whether the next signal of queue `producer` would be a round ahead of the others'."""
+        return self._counts.get(producer, 0) > self._completed
+
+
 def make_semaphores(program: Program) -> list[Semaphore]:
     """All semaphores of a program by flat number."""
     return [
-        Semaphore((sem.name, instance, slot), sem.init, sem.join)
+        Joined((sem.name, instance, slot), sem.init, sem.join)
+        if sem.join > 1
+        else Semaphore((sem.name, instance, slot), sem.init)
         for sem in program.semaphores
         for instance in range(sem.instances)
         for slot in range(sem.slots)
