@@ -12,26 +12,10 @@ Operations come in blocks; a block may be a hardware loop, which is checked by p
 from random import Random
 
 from attrs import Factory, define
+from random_work import BUFFERS, MAPS, SIZES, TABLES, TENSORS, Work
 
-from kpusim.isa.expr import Const, Lookup, Name, maximum, minimum
-from kpusim.isa.program import (
-    Box,
-    Buffer,
-    Instruction,
-    Loop,
-    Program,
-    Range,
-    Rows,
-    Section,
-    Semaphore,
-    SemaphoreRef,
-    Signal,
-    Table,
-    Tensor,
-    TensorMap,
-    TileSet,
-    View,
-)
+from kpusim.isa.expr import Const, Lookup, Name
+from kpusim.isa.program import Instruction, Loop, Program, Section, Semaphore, SemaphoreRef, Signal, TileSet
 from kpusim.machine import load_machine
 
 __all__ = ["random_case"]
@@ -39,19 +23,6 @@ __all__ = ["random_case"]
 TAKE, SEND, RECEIVE, GIVE = range(4)  # source waits for a credit, signals; target waits, gives the credit back
 WAITS, SIGNALS = (TAKE, RECEIVE), (SEND, GIVE)
 UNDER_WAY = 3  # tokens of a channel without credits, at most
-ROWS, SIZES = (3, 0, 7, 7, 63, -2, 70, 12, 1, 40, 41, 42), (4, 0, 16, 1, 5, 8, 3)
-
-TENSORS = (
-    Tensor("X", "bf16", (64, 64), "inout"),
-    Tensor("Y", "bf16", (48, 40), "inout", (8, 16)),
-    Tensor("Z", "bf16", (4, 16, 16), "inout"),
-)
-MAPS = (TensorMap("X_box", "X", (16, 16)), TensorMap("Y_box", "Y", (16, 16)), TensorMap("Z_box", "Z", (2, 16, 16)))
-BUFFERS = (
-    Buffer("a", "bf16", 2, (16, 16), 0),
-    Buffer("f", "fp32", 1, (16, 16), 1024),
-    Buffer("index", "int32", 1, (16, 16), 2048),
-)
 
 CHOICES = {  # what machines differ in; nothing: as kpu-tiny
     "tiles": ["", "tiles.rows=1 tiles.columns=3", "tiles.columns=1"],
@@ -180,6 +151,7 @@ class _Generator:
     def __init__(self, seed, machine):
         self.random = Random(f"program {seed}")
         self.tiles, self.engines, self.queues_an_engine = machine.tiles.count, machine.dma_engines, machine.dma.queues
+        self.work = Work(self.random, self.tiles)
         self.queues = self.make_queues()
         self.channels = [self.make_channel(f"c{number}") for number in range(self.random.randint(2, 9))]
         self.state = {channel: channel.start() for channel in self.channels}
@@ -338,100 +310,19 @@ class _Generator:
                 fans.append(Loop("g", Const(0), Const(count), (Instruction("sync", signals=(signal,)),)))
             if channel.kind == "dst" and move == SEND:
                 transfer = channel.target.tiles
-        op, operands, options = self.work(queue.unit, scope, transfer)
+        op, operands, options = self.work.instruction(queue.unit, scope, transfer)
         body = [Instruction(op, operands, options, tuple(waits), tuple(signals)), *fans]
         if operation.times is None:
             return body
         if queue.unit != "dma" and self.random.random() < 0.5:
-            body.append(self.burst(queue.unit, scope))
+            body.append(self.work.burst(queue.unit, scope))
         return [Loop("j", *self.bounds(operation.times), tuple(body))]
-
-    def burst(self, unit, scope):
-        """Work without semaphores, in a loop whose trips may depend on everything around it."""
-        high = self.random.choice([Const(3), Const(0), self.size(scope, 4)])
-        inner = [*scope, "k"] if self.random.random() < 0.3 else scope
-        nodes = [Instruction(*self.work(unit, inner)) for _ in range(self.random.randint(1, 2))]
-        return Loop("k", Const(0), high, tuple(node for node in nodes if node.op != "sync"))
 
     def bounds(self, trips):
         """0 .. trips, said directly or by a table."""
         if trips in SIZES and self.random.random() < 0.3:
             return Const(0), Lookup("sizes", Const(SIZES.index(trips)))
         return Const(0), Const(trips)
-
-    def size(self, scope, most):
-        """A number of elements up to `most`: a constant, clamped counters, or from a table."""
-        random = self.random
-        names = sum((Name(name) for name in scope), Const(random.randint(0, 3)))
-        return random.choice([
-            Const(most), Const(most), Const(random.randint(0, most)), Const(0 if random.random() < 0.3 else 1),
-            minimum(names, most), maximum(minimum(most, Const(2) - names), 0),
-            minimum(Lookup("sizes", names % len(SIZES)), most),
-        ])  # fmt: skip
-
-    def work(self, unit, scope, transfer=None):
-        """(mnemonic, operands, options) of something to do; `transfer`: to these tiles."""
-        if transfer is None and self.random.random() < 0.15:
-            return "sync", (), ()
-        if unit == "matrix":
-            return self.matmul(scope)
-        return self.vector(scope) if unit == "vector" else self.dma(scope, transfer)
-
-    def matmul(self, scope):
-        m, n, k = (Range(length=self.size(scope, 16)) for _ in range(3))
-        accumulate = self.random.choice([Const(0), Const(1), minimum(Name(scope[-1]), 1)])
-        slot = Name(scope[-1]) % 2
-        operands = View("f", ranges=(m, n)), View("a", slot, (m, k)), View("a", Const(1), (k, n))
-        return "matmul", operands, (("accumulate", accumulate),)
-
-    def vector(self, scope):
-        m, n, k = (Range(length=self.size(scope, 16)) for _ in range(3))
-        f, column, top = (View("f", ranges=(m, part)) for part in (n, Range(length=Const(1)), k))
-        operations = {
-            "fill": (f, 1.0), "add": (f, f, 1.0), "fma": (f, f, f, column), "exp": (f, f), "rsqrt": (f, f),
-            "row_sum": (column, f), "prefix_sum": (f, f), "top_k": (top, View("index", ranges=(m, k)), f),
-            "cast": (View("a", Name(scope[-1]) % 2, (m, n)), f), "move": (f, f),
-        }  # fmt: skip
-        op = self.random.choice([*operations])
-        return op, operations[op], ()
-
-    def dma(self, scope, transfer):
-        random = self.random
-        m, n = (Range(length=self.size(scope, 16)) for _ in range(2))
-        names = sum((Name(name) for name in scope), Const(0))
-        source = TileSet((names + random.randrange(self.tiles)) % self.tiles)
-        slot = Name(scope[-1]) % 2
-        there, here = View("a", slot, (m, n), transfer or self.destinations(source)), View("a", slot, (m, n), source)
-        box = self.box(names, m, n)
-        rows = Rows("rows", names % 4, minimum(m.length, 8))
-        few = Range(length=rows.count)
-        first, column = Const(random.choice([0, 0, -3, 20])), Const(random.choice([0, 8]))
-        listed = Box("X_box", (Range(first), Range(column, n.length)))
-        op = random.choice(["load", "gather", "copy"] if transfer else
-                           ["load", "load", "store", "gather", "scatter", "scatter_add", "copy"])  # fmt: skip
-        if op == "gather":
-            return op, (View("a", slot, (few, n), there.tiles), listed, rows), ()
-        if op in ("scatter", "scatter_add"):
-            return op, (listed, View("a", slot, (few, n), source), rows), ()
-        if op == "copy":
-            return op, (there, here), random.choice([(), (("accumulate", Const(1)),)])
-        return op, (there, box) if op == "load" else (box, here), ()
-
-    def box(self, names, m, n):
-        """Part of a tensor, often across its edge."""
-        random = self.random
-        start, column = names * random.choice([0, 5, 16]) + random.randint(-20, 60), Const(random.choice([0, 0, 9, 33]))
-        if random.random() < 0.2:
-            return Box("Z_box", (Range(names % 4, Const(1)), Range(start, m.length), Range(column, n.length)))
-        return Box(random.choice(["X_box", "Y_box"]), (Range(start, m.length), Range(column, n.length)))
-
-    def destinations(self, single):
-        if self.random.random() < 0.5:
-            return single
-        step = self.random.choice([1, 1, 2])
-        first = self.random.randrange(self.tiles)
-        count = self.random.randint(1, (self.tiles - 1 - first) // step + 1)
-        return TileSet(Const(first), Const(count), step)
 
     def program(self):
         for _ in range(self.random.randint(2, 7)):
@@ -443,9 +334,8 @@ class _Generator:
             if self.random.random() < 0.2:
                 queue.body.append(Instruction("halt"))
         semaphores = [sem for channel in self.channels for sem in channel.semaphores(self.tiles)]
-        tables = Table("rows", ROWS), Table("sizes", SIZES)
         sections = tuple(queue.section() for queue in self.queues)
-        return Program("random", TENSORS, MAPS, BUFFERS, tuple(semaphores), tables, sections)
+        return Program("random", TENSORS, MAPS, BUFFERS, tuple(semaphores), TABLES, sections)
 
 
 def _move(slot, move, credits):
