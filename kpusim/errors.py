@@ -4,11 +4,15 @@ from collections.abc import Iterable
 
 __all__ = ["UserError", "did_you_mean", "nearest"]
 
+LONGEST = 400  # characters of what was found that a message shows
+
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option spelt most like `word` (letter case aside), or None when none is close."""
     from difflib import get_close_matches  # slow to import, needed only when something is wrong
 
+    if len(word) > LONGEST:
+        return None
     by_lower = {option.lower(): option for option in options}
     matches = get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[matches[0]] if matches else None
@@ -18,6 +22,11 @@ def did_you_mean(word: str, options: Iterable[str]) -> str | None:
     """The hint "did you mean 'stacks'?", or None when no option is close to `word`."""
     option = nearest(word, options)
     return None if option is None else f"did you mean {option!r}?"
+
+
+def _short(text: str) -> str:
+    """`text`, its middle left out where it is long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
 
 
 class UserError(Exception):
@@ -41,7 +50,7 @@ class UserError(Exception):
     ) -> None:
         parts = [problem]
         if found is not None:
-            parts.append(f"found {found!r}")
+            parts.append(f"found {_short(repr(found))}")
         if isinstance(allowed, str):
             parts.append(f"allowed: {allowed}")
         elif allowed is not None:
@@ -51,4 +60,4 @@ class UserError(Exception):
         if hint is not None:
             parts.append(hint)
         message = "; ".join(parts)
-        super().__init__(message if where is None else f"{where}: {message}")
+        super().__init__(message if where is None else f"{_short(where)}: {message}")

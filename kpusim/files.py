@@ -15,10 +15,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Missing directories on the way are made. Raises UserError if `path` is a directory or cannot be written.
     """
-    if path.is_dir():
-        raise UserError("is a directory, not a file", where=str(path))
-    part = path.with_name(path.name + ".part")
     try:
+        if path.is_dir():
+            raise UserError("is a directory, not a file", where=str(path))
+        part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(b"")
     except OSError as error:

@@ -74,6 +74,8 @@ def parse_toml(text: str, name: str) -> TomlFile:
     """TOML text, called `name` in messages. Raises UserError with the line where the syntax is broken."""
     try:
         return TomlFile(name, text, tomllib.loads(text))
+    except RecursionError as error:
+        raise UserError("not valid TOML: too deeply nested", where=name) from error
     except tomllib.TOMLDecodeError as error:
         problem, _, place = str(error).partition(" (at ")
         line = re.match(r"line (\d+)", place)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from kpusim.data import data_dir
@@ -103,3 +105,15 @@ def test_unreadable_toml(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not a text file in UTF-8"):
         read_toml(tmp_path / "binary.toml")
+
+
+def test_a_long_find_is_shown_by_its_ends():
+    message = str(UserError("wrong", found="a" * 10_000 + "z"))
+    assert len(message) < 500
+    assert message.startswith("wrong; found 'aaa")
+    assert message.endswith("aaz'")
+
+
+def test_a_path_that_is_too_long_is_one_message():
+    with pytest.raises(UserError, match="cannot be written: File name too long"), atomic_path(Path("x" * 300)):
+        pass

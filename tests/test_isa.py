@@ -460,3 +460,17 @@ def test_disasm_of_something_else(tmp_path, content):
     done = CliRunner().invoke(main, ["disasm", str(path)])
     assert done.exit_code == 2
     assert done.stderr.startswith(f"Error: {path}: ")
+
+
+def test_nothing_writes_an_input():
+    text = """kasm 1
+program p
+tensor x fp32 [4, 4] in
+map whole = x box [4, 4]
+sram s fp32 [1][4, 4]
+section dma queue 0 engines 0..1
+  store whole(0, 0), s[0] @ 0
+end
+"""
+    with pytest.raises(UserError, match="x is an input, nothing may write it; found 'in'; allowed: out, inout"):
+        check_program(assemble(text), Limits(1, 1, 1, 4096))

@@ -248,3 +248,8 @@ def test_any_grid_is_drawn_in_a_few_lines(rows, columns, placement):
     assert all(len(line) <= 110 and line == line.rstrip() for line in lines)
     assert len(lines) < 30
     assert f"tile {rows * columns - 1}" in drawing
+
+
+def test_toml_nested_too_deeply():
+    with pytest.raises(UserError, match="m.toml: not valid TOML: too deeply nested"):
+        parse_machine("x = " + 5000 * "[" + 5000 * "]", "m.toml")

@@ -27,7 +27,7 @@ __all__ = ["command"]
 @plain_option
 @chunk_option
 @click.option("--data", is_flag=True, help="Execute it on random data too, and check every hazard.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random data.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random data.")
 @click.option("--reference", metavar="OPERATOR", help="What it should compute; compare with that.")
 @json_option
 def command(
@@ -60,12 +60,12 @@ def command(
     expected = None if reference is None else make_operator(reference, "--reference")
     given = _given(file)
     plan = operator_plan(given, loaded, given.program.name)
+    found = _execute(given, loaded, seed, expected) if data else {}
     with (
         progress("simulating", 1) as begins,
         closing(simulate_plans((plan,), file.name, disassemble(given.program), options, trace, begins, sets)) as runs,  # type: ignore[type-var]
     ):
         result = Result(tuple(runs), trace)
-    found = _execute(given, loaded, seed, expected) if data else {}
     if as_json:
         click.echo(json.dumps(result.json() | found, indent=2))
     else:

@@ -85,6 +85,10 @@ class _Check:
             return
         if isinstance(operand, View):
             yield from _tile_set(declared, operand)
+        if isinstance(operand, Box) and declared.access != "read":
+            tensor = self.tensors[self.maps[operand.map].tensor]
+            if tensor.role == "in":
+                yield f"{tensor.name} is an input, nothing may write it", tensor.role, ["out", "inout"]
         dtype = self.dtype(operand)
         if dtype and dtype not in declared.dtypes:
             yield f"operand {declared.name} cannot have this dtype", dtype, [*declared.dtypes]

@@ -57,7 +57,10 @@ def plot(
 
 def by_key(parent: h5py.Group) -> dict[str, h5py.Dataset]:
     """The fields that `named_fields` created, by their keys, in alphabetical order."""
-    return dict(sorted((made.attrs["key"], made) for made in parent.values()))
+    made = list(parent.values())
+    if any(each is None for each in made):
+        raise ValueError(f"{parent.name} lacks a field that it names")
+    return dict(sorted((each.attrs["key"], each) for each in made))
 
 
 def text(dataset: h5py.Dataset) -> str:
