@@ -235,6 +235,13 @@ def test_file_conforms_to_nexus(two_blocks):
     assert_conforms(two_blocks[0])
 
 
+def test_the_hbm_is_labelled_with_what_is_attainable(two_blocks):
+    with h5py.File(two_blocks[0]) as file:
+        title = file["entry/hbm_bandwidth/title"][()].decode()
+        assert title.startswith("HBM bandwidth (byte/cycle), attainable 256: ")
+        assert file["entry/machine/peak_hbm"].attrs["long_name"] == "Attainable HBM bandwidth"
+
+
 def test_default_leads_to_the_utilization(two_blocks):
     with h5py.File(two_blocks[0]) as file:
         entry = file[file.attrs["default"]]

@@ -24,7 +24,7 @@ def write_meta(root: h5py.File, meta: TraceMeta, file_name: str) -> h5py.Group:
     machine = group(entry, "machine", "NXcollection")
     field(machine, "description", meta.machine_text, "", "Machine file")
     field(machine, "clock", np.uint64(meta.clock_hz), "Hz", "Core clock")
-    field(machine, "peak_hbm", np.float64(meta.peak_hbm_bytes_per_cycle), "byte/cycle", "Peak HBM bandwidth")
+    field(machine, "peak_hbm", np.float64(meta.peak_hbm_bytes_per_cycle), "byte/cycle", "Attainable HBM bandwidth")
     field(machine, "peak_flops", np.float64(meta.peak_flops_per_cycle), "flop/cycle", "Peak of the matrix engines")
     field(machine, "unit_name", meta.unit_names, "", "Unit")
     field(machine, "opcode", np.array(sorted(meta.opcode_names), np.uint8), "", "Opcode")
