@@ -1,4 +1,8 @@
-"""kpusim: a cycle-approximate simulator of KPU accelerators. `kpusim.api` is the Python API, exported here."""
+"""kpusim: a cycle-approximate simulator of KPU accelerators.
+
+The Python API is `kpusim.api`, exported here: `run`, `op`, `gemm`, `get_machine`, `verify`, `open_trace` and `Result`.
+`help(kpusim.api)` has examples.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +23,12 @@ _EXPORTS["open_trace"] = "kpusim.trace.reader"
 
 def __getattr__(name: str) -> Any:
     """The API, imported when it is first asked for: the command line answers without it."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'kpusim' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "api":
+        return import_module("kpusim.api")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'kpusim' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_EXPORTS[name]), name)
     return value
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 
 from kpusim.errors import UserError
@@ -16,8 +17,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Missing directories on the way are made. Raises UserError if `path` is a directory or cannot be written.
     """
     try:
+        path = path.resolve() if path.is_symlink() else path
         if path.is_dir():
             raise UserError("is a directory, not a file", where=str(path))
+        if path.exists() and not path.is_file():
+            raise UserError("is a device, not a file", where=str(path))
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(b"")
@@ -26,8 +30,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == ENOSPC:
+            raise UserError("cannot be written: no space left", where=str(path)) from error
         raise
 
 

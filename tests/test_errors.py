@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,20 @@ def test_a_long_find_is_shown_by_its_ends():
 def test_a_path_that_is_too_long_is_one_message():
     with pytest.raises(UserError, match="cannot be written: File name too long"), atomic_path(Path("x" * 300)):
         pass
+
+
+def test_devices_are_not_replaced_and_links_are_followed(tmp_path):
+    fifo, target, link = tmp_path / "fifo", tmp_path / "target.txt", tmp_path / "link.txt"
+    os.mkfifo(fifo)
+    with pytest.raises(UserError, match="is a device, not a file"), atomic_path(fifo):
+        pass
+    link.symlink_to(target)
+    write_text_atomic(link, "text")
+    assert link.is_symlink()
+    assert target.read_text() == "text"
+
+
+def test_a_full_disk_is_one_message(tmp_path):
+    with pytest.raises(UserError, match="cannot be written: no space left"), atomic_path(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

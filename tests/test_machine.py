@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpusim.errors import UserError
-from kpusim.machine import draw, load_machine, machine_file, machine_names, machine_toml, parse_machine
+from kpusim.machine import changed_toml, draw, load_machine, machine_file, machine_names, machine_toml, parse_machine
 from kpusim.machine.quantities import BANDWIDTH, CLOCK, COUNT, CYCLES, PER_CYCLE, SIZE, TIME, BadValue, parse, text
 
 GHZ = 10**9
@@ -253,3 +253,12 @@ def test_any_grid_is_drawn_in_a_few_lines(rows, columns, placement):
 def test_toml_nested_too_deeply():
     with pytest.raises(UserError, match="m.toml: not valid TOML: too deeply nested"):
         parse_machine("x = " + 5000 * "[" + 5000 * "]", "m.toml")
+
+
+def test_a_changed_file_keeps_every_other_quantity_as_written():
+    """Written from cycles, 19.375 ns would have become 20 ns, and time differently at another clock."""
+    written = changed_toml("kpu-datacenter", ["hbm.stacks=8"])
+    assert 'row_activate = "19.375 ns"' in written
+    for clock in ("1 GHz", "1.2 GHz"):
+        whole = load_machine("kpu-datacenter", ["hbm.stacks=8", f"clock={clock}"])
+        assert parse_machine(written, "my.toml", [f"clock={clock}"]) == whole

@@ -234,3 +234,8 @@ def test_blocks_of_a_step_save_row_openings():
         for layouts in ({}, {"b": (64, 64)})
     ]
     assert misses[1] < misses[0]
+
+
+def test_a_negative_seed_is_named():
+    with pytest.raises(UserError, match=r"w\.toml:7: .*a seed cannot be negative; found -1"):
+        planned(CHAIN.replace('role = "input"', 'role = "input", seed = -1'))

@@ -54,6 +54,14 @@ class _Lazy(click.Group):
         except UserError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # click's own: whoever read the output has gone
+        except OSError as error:
+            click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+            ctx.exit(UserError.exit_code)
+        except OverflowError as error:
+            click.echo(f"Error: a quantity is too large or too small to simulate: {error}", err=True)
+            ctx.exit(UserError.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -6,7 +6,7 @@ import attrs
 import click
 
 from kpusim.cli.options import json_option, set_option
-from kpusim.machine import Machine, draw, load_machine, machine_file, machine_names, machine_toml
+from kpusim.machine import Machine, changed_toml, draw, load_machine, machine_file, machine_names
 
 __all__ = ["command"]
 
@@ -65,7 +65,7 @@ def show(machine: str, as_toml: bool, as_json: bool, sets: tuple[str, ...]) -> N
         raise click.UsageError("--toml and --json exclude each other.")
     loaded = load_machine(machine, sets)
     if as_toml:  # the file itself, with its comments, where nothing is changed
-        click.echo(machine_toml(loaded) if sets else machine_file(machine).text, nl=False)
+        click.echo(changed_toml(machine, sets) if sets else machine_file(machine).text, nl=False)
     elif as_json:
         click.echo(_json(loaded))
     else:

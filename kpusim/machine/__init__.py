@@ -1,7 +1,7 @@
 """Machines: what they are (`spec`), their quantities with units, their files, and their drawing."""
 
 from kpusim.machine.draw import draw
-from kpusim.machine.load import load_machine, machine_file, machine_names, machine_toml, parse_machine
+from kpusim.machine.load import changed_toml, load_machine, machine_file, machine_names, machine_toml, parse_machine
 from kpusim.machine.spec import (
     Dma,
     FrontEnd,
@@ -26,6 +26,7 @@ __all__ = [
     "SramPorts",
     "Tiles",
     "VectorEngine",
+    "changed_toml",
     "draw",
     "load_machine",
     "machine_file",

@@ -18,7 +18,7 @@ from kpusim.machine.spec import Machine
 from kpusim.structured import leaves
 from kpusim.tomlfile import TomlFile, parse_toml, read_toml
 
-__all__ = ["load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
+__all__ = ["changed_toml", "load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
 
 _MACHINES = Path(__file__).parent.parent / "machines"
 
@@ -164,6 +164,28 @@ def _at(table: Any, path: KeyPath) -> Any:
     for key in path:
         table = table.get(key)
     return table
+
+
+def changed_toml(name_or_path: str | Path, sets: Sequence[str]) -> str:
+    """The file of a machine with changes made to it, every other quantity as it is written there.
+
+    Raises UserError as `load_machine` does.
+    """
+    load_machine(name_or_path, sets)
+    table = deepcopy(machine_file(name_or_path).table)
+    for change in sets:
+        _change(table, change)
+
+    def show(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{ " + ", ".join(f"{key} = {show(entry)}" for key, entry in value.items()) + " }"
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+    lines = [f"{key} = {show(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for name, part in table.items():
+        if isinstance(part, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {show(value)}" for key, value in part.items())]
+    return "\n".join(lines) + "\n"
 
 
 def machine_toml(machine: Machine) -> str:

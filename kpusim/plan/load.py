@@ -186,5 +186,8 @@ def _check(loaded: WorkloadFile) -> None:
             raise UserError("no such repeat block", where=where, found=tensor.per, allowed=sorted(repeats) or "none")
         if tensor.layout and len(tensor.shape) < len(tensor.layout):
             raise UserError("blocks need two dimensions", where=loaded.where("tensors", name, "layout"))
+        if tensor.seed < 0:
+            where = loaded.where("tensors", name, "seed")
+            raise UserError("a seed cannot be negative", where=where, found=tensor.seed)
     if not workload.operators:
         raise UserError("no operators", where=loaded.where("operators"))
