@@ -17,9 +17,10 @@ from math import lcm
 
 from attrs import define, field
 
-from kpusim.engines.fabric import BARRIER, ENGINE, MEMORY, Fabric
+from kpusim.engines.fabric import Fabric
 from kpusim.engines.kernel import Phase
 from kpusim.engines.sequencer import Sequencer
+from kpusim.engines.stalls import BARRIER, ENGINE, MEMORY
 from kpusim.engines.transfer import NOTHING, Chunk, Transfer
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine

@@ -25,16 +25,14 @@ from kpusim.engines.semaphore import (
     make_semaphores,
     span_key,
 )
+from kpusim.engines.stalls import BARRIER, CAUSES, ENGINE, MEMORY, UNIT_CAUSES
 from kpusim.engines.transfer import Transfers
 from kpusim.isa.program import Instruction, Loop, Node, Program
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine
 
-__all__ = ["CAUSES", "Account", "Barrier", "Fabric", "Span", "Watcher", "causes_of", "program_signals"]
+__all__ = ["Account", "Barrier", "Fabric", "Span", "Watcher", "causes_of", "program_signals"]
 
-CAUSES = ("dma", "matrix", "vector", "barrier", "engine", "memory")
-UNIT_CAUSES = {unit: CAUSES.index(unit) for unit in ("dma", "matrix", "vector")}
-BARRIER, ENGINE, MEMORY = (CAUSES.index(cause) for cause in ("barrier", "engine", "memory"))
 
 
 class Watcher(Protocol):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from kpusim.engines.fabric import BARRIER, Fabric
+from kpusim.engines.fabric import Fabric
 from kpusim.engines.kernel import Phase
 from kpusim.engines.sequencer import Sequencer
+from kpusim.engines.stalls import BARRIER
 from kpusim.engines.work import NO_WORK, Work
 from kpusim.isa.walk import Step
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from kpusim.engines.stalls import NO_SPAN
 from kpusim.errors import UserError
 from kpusim.isa.program import Program
 
@@ -18,7 +19,6 @@ __all__ = ["KEY_BITS", "KEY_MASK", "NO_SPAN", "ProgramError", "Semaphore", "chec
 KEY_BITS = 64
 KEY_MASK = (1 << KEY_BITS) - 1
 ORDINAL_BITS = 40
-NO_SPAN = (1 << 64) - 1  # the key of no span
 
 
 def span_key(unit: int, ordinal: int) -> int:

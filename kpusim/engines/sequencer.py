@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from kpusim.engines.fabric import CAUSES, Fabric
+from kpusim.engines.fabric import Fabric
 from kpusim.engines.semaphore import Semaphore
+from kpusim.engines.stalls import CAUSES
 from kpusim.isa.walk import Step
 
 __all__ = ["Sequencer"]

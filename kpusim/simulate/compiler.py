@@ -14,7 +14,6 @@ from kpusim.engines.fabric import Fabric
 from kpusim.engines.matrix import MatrixEngine
 from kpusim.engines.semaphore import KEY_BITS, KEY_MASK, NO_SPAN
 from kpusim.engines.vector import VectorEngine
-from kpusim.engines.work import NO_WORK
 from kpusim.isa.expr import Const, Expr, as_table, bounds, names_in, python_source, tables_in
 from kpusim.isa.program import Instruction, Loop, Node, Program, Section, SemaphoreRef, View
 from kpusim.isa.ranges import Ranges, inner_ranges, section_ranges, view_ranges
@@ -57,7 +56,6 @@ class _Writer:
         self.scope: dict[str, Any] = {
             "matrix_work": units.matrix.work,
             "vector_work": units.vector.work,
-            "NO_WORK": NO_WORK,
             "S": fabric.semaphores,
             **{f"t_{name}": as_table(name, values) for name, values in self.tables.items()},
         }

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from attrs import define, field
 
 from kpusim.engines.dma import DmaEngine, DmaQueue
-from kpusim.engines.fabric import CAUSES, Fabric, Span, Watcher
+from kpusim.engines.fabric import Fabric, Span, Watcher
 from kpusim.engines.matrix import MatrixEngine
 from kpusim.engines.private import PrivateUnit
 from kpusim.engines.semaphore import check_rest
+from kpusim.engines.stalls import CAUSES
 from kpusim.engines.vector import VectorEngine
 from kpusim.errors import UserError
 from kpusim.isa.program import Program, Section

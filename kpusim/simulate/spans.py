@@ -11,12 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-STALLS = ("dma", "matrix", "vector", "barrier", "engine", "memory")
-"""What a unit waits for: a semaphore that a DMA queue, a matrix or a vector engine signals; a barrier; a DMA
-queue's turn at its engine; the engine's limit of outstanding bytes (HBM or NoC behind it)."""
+from kpusim.engines import stalls
 
-NO_SPAN = 2**64 - 1
-"""`released_by` of a span that waited for no other."""
+STALLS, NO_SPAN = stalls.CAUSES, stalls.NO_SPAN
 
 ROWS = 65536
 """Rows a sink gets at once; also the chunk of the trace file."""
