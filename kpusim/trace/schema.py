@@ -17,6 +17,7 @@ from typing import Final
 
 from attrs import frozen
 
+from kpusim.engines.stalls import MEANINGS
 from kpusim.simulate.spans import ROWS, SPAN, STALLS
 
 SCHEMA: Final = "kpusim-trace"
@@ -28,15 +29,6 @@ BINS: Final = 512
 PART: Final = ".part"
 """Suffix of a trace being written."""
 
-_CAUSE_TEXT = {
-    "dma": "a DMA transfer",
-    "matrix": "a matrix engine",
-    "vector": "a vector engine",
-    "barrier": "a barrier",
-    "engine": "a turn at the DMA engine",
-    "memory": "outstanding bytes (HBM or NoC)",
-}
-
 COLUMNS: Final[Mapping[str, tuple[str, str]]] = {
     "start_cycle": ("cycle", "Start, since the operator's start"),
     "end_cycle": ("cycle", "End (unit free), since the operator's start"),
@@ -47,7 +39,7 @@ COLUMNS: Final[Mapping[str, tuple[str, str]]] = {
     "iteration": ("", "Loop iteration"),
     "released_by": ("", "Row in the block of the span that ended the last wait"),
     "bytes": ("byte", "Bytes moved"),
-    **{f"stall_{cause}": ("cycle", f"Waited for {_CAUSE_TEXT[cause]}") for cause in STALLS},
+    **{f"stall_{cause}": ("cycle", f"Waited for {MEANINGS[cause].partition(':')[0]}") for cause in STALLS},
 }
 """Event columns: name -> (units, long name)."""
 
