@@ -248,17 +248,18 @@ def test_quantize_to_fp8_saturates():
     assert result.astype(float).tolist() == [448, -448, 1.0, 1.125]
 
 
-@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("swap_a", [0, 1])
+@pytest.mark.parametrize("swap_b", [0, 1])
 @pytest.mark.parametrize("accumulate", [0, 1])
 @given(data=st.data(), m=st.integers(1, 6), n=st.integers(1, 6), k=st.integers(0, 6))
-def test_matmul(transposed, accumulate, data, m, n, k):
+def test_matmul(swap_a, swap_b, accumulate, data, m, n, k):
     dtype = data.draw(st.sampled_from(ROWS["matmul"].operands[1].dtypes))
     out = make(data, "int32" if dtype == "int8" else "fp32", (m, n))
-    a, b = make(data, dtype, (m, k), -2, 2), make(data, dtype, (n, k) if transposed else (k, n), -2, 2)
-    result = run("matmul", [out], a, b, accumulate=accumulate, transpose_b=transposed)
-    left, right = a.data.astype(float).tolist(), b.data.astype(float).tolist()
+    a, b = (make(data, dtype, shape, -2, 2) for shape in ((k, m) if swap_a else (m, k), (n, k) if swap_b else (k, n)))
+    result = run("matmul", [out], a, b, accumulate=accumulate, transpose_a=swap_a, transpose_b=swap_b)
+    left, right = a.data.astype(float), b.data.astype(float)
     for i, j in np.ndindex(m, n):
-        products = [left[i][p] * (right[j][p] if transposed else right[p][j]) for p in range(k)]
+        products = [(left[p, i] if swap_a else left[i, p]) * (right[j, p] if swap_b else right[p, j]) for p in range(k)]
         assert result[i, j] == math.fsum(products) + accumulate * out.data[i, j]  # exact: few small numbers
 
 

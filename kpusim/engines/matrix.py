@@ -30,6 +30,9 @@ class MatrixEngine:
         """The work of a resolved matmul."""
         out, a = step.operands()[:2]
         assert isinstance(out, ViewAt) and isinstance(a, ViewAt)
-        n, k = out.sizes[-1], a.sizes[-1]
+        n = out.sizes[-1]
         m = out.elements // n if n else 0
+        k = a.sizes[-1]
+        if step.option("transpose_a"):
+            k = a.elements // m if m else 0
         return self.work(m, n, k, step.option("accumulate") != 0, a.dtype)

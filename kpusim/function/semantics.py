@@ -46,9 +46,9 @@ def _scatter_add(dst: Operand, src: Operand, rows: Operand) -> Results:
     return (result,)
 
 
-def _matmul(out: Operand, a: Operand, b: Operand, *, accumulate: int, transpose_b: int) -> Results:
+def _matmul(out: Operand, a: Operand, b: Operand, *, accumulate: int, transpose_a: int, transpose_b: int) -> Results:
     left, right = matrix(a.data), matrix(b.data)
-    right = right.T if transpose_b else right
+    left, right = left.T if transpose_a else left, right.T if transpose_b else right
     if left.shape[1] != right.shape[0] or matrix(out.data).shape != (left.shape[0], right.shape[1]):
         raise ValueError(f"out {out.data.shape}, a {a.data.shape} and b {b.data.shape} do not multiply")
     if a.dtype == "int8":  # exact in float64, then modulo 2**32 as int32 additions are

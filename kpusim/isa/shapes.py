@@ -76,14 +76,16 @@ def _broadcast(out: Sizes, src: Sizes) -> tuple[str, str] | None:
 
 def _matmul(node: Instruction, out: Sizes, a: Sizes, b: Sizes) -> tuple[str, str] | None:
     (m, n), (rows, k), (depth, columns) = _matrix(out), _matrix(a), _matrix(b)
-    transposed = node.option("transpose_b")
-    if not isinstance(transposed, Const):
+    swap_a, swap_b = node.option("transpose_a"), node.option("transpose_b")
+    if not (isinstance(swap_a, Const) and isinstance(swap_b, Const)):
         return None
-    if transposed.value:
+    if swap_a.value:
+        rows, k = k, rows
+    if swap_b.value:
         depth, columns = columns, depth
     if _differ(m, rows) or _differ(k, depth) or _differ(n, columns):
-        b_text = "b[n, k]" if transposed.value else "b[k, n]"
-        return f"out {_text(out)}, a {_text(a)}, b {_text(b)}", f"out[m, n], a[m, k], {b_text}"
+        allowed = f"out[m, n], {'a[k, m]' if swap_a.value else 'a[m, k]'}, {'b[n, k]' if swap_b.value else 'b[k, n]'}"
+        return f"out {_text(out)}, a {_text(a)}, b {_text(b)}", allowed
     return None
 
 

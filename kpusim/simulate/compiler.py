@@ -136,7 +136,9 @@ class _Writer:
         views = [operand for operand in node.operands if isinstance(operand, View)]
         sizes = [[length for _, length in view_ranges(view, self.buffers[view.buffer])] for view in views]
         exprs = [length for lengths in sizes for length in lengths]
-        call = self.matrix_call(views, sizes) if row.unit == "matrix" else self.vector_call(row, views, sizes)
+        if row.unit == "matrix":
+            exprs.append(node.option("transpose_a"))
+        call = self.matrix_call(node, views, sizes) if row.unit == "matrix" else self.vector_call(row, views, sizes)
         names = frozenset().union(*(names_in(expr) for expr in exprs))
         return names, frozenset().union(*(tables_in(expr) for expr in exprs)), call
 
@@ -146,10 +148,13 @@ class _Writer:
     def product(self, lengths: list[Expr]) -> str:
         return PRODUCT.join(self.size(length) for length in lengths) or "1"
 
-    def matrix_call(self, views: list[View], sizes: list[list[Expr]]) -> str:
-        m, n, k = self.product(sizes[0][:-1]), self.size(sizes[0][-1]), self.size(sizes[1][-1])
+    def matrix_call(self, node: Instruction, views: list[View], sizes: list[list[Expr]]) -> str:
+        m, n, k = f"({self.product(sizes[0][:-1])})", self.size(sizes[0][-1]), self.size(sizes[1][-1])
+        swapped = node.option("transpose_a")
+        if swapped != Const(0):
+            k = f"(({self.product(sizes[1])}) // ({m} or 1) if {self.text(swapped)} else {k})"
         dtype = self.buffers[views[1].buffer].dtype
-        return f"matrix_work(({m}) if {n} else 0, {n}, {k}, {{}}, {dtype!r})"
+        return f"matrix_work({m} if {n} else 0, {n}, {k}, {{}}, {dtype!r})"
 
     def vector_call(self, row: Row, views: list[View], sizes: list[list[Expr]]) -> str:
         elements = ", ".join(self.product(lengths) for lengths in sizes)
