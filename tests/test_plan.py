@@ -3,6 +3,7 @@
 import pytest
 
 from kpusim.errors import UserError
+from kpusim.isa.layout import Layout
 from kpusim.machine import load_machine
 from kpusim.operators import make_operator
 from kpusim.plan import load_workload, operator_plan, parse_workload, plan_workload, workload_names
@@ -231,7 +232,7 @@ def test_blocks_of_a_step_save_row_openings():
     machine, operator = load_machine("kpu-datacenter"), make_operator("gemm(m=256, n=4096, k=256)")
     misses = [
         simulate(operator.lower(machine, layouts).program, machine).counters["hbm.row_misses"]
-        for layouts in ({}, {"b": (64, 64)})
+        for layouts in ({}, {"b": Layout((64, 64))})
     ]
     assert misses[1] < misses[0]
 

@@ -2,7 +2,7 @@
 
     kasm 1
     program NAME
-    tensor NAME DTYPE [shape] in|out|inout [blocked [shape]]
+    tensor NAME DTYPE [shape] in|out|inout [blocked [shape] | pitch N]
     map NAME = TENSOR box [shape]
     sram NAME DTYPE [slots][shape] [at OFFSET]            without `at`: behind the buffers before it
     semaphore NAME [instances][slots] [init N] [join N]
@@ -25,6 +25,7 @@ from pathlib import Path
 from kpusim.errors import UserError
 from kpusim.isa.expr import Const, Expr
 from kpusim.isa.grammar import Grammar
+from kpusim.isa.layout import Layout
 from kpusim.isa.lexer import Cursor
 from kpusim.isa.program import (
     Box,
@@ -113,11 +114,13 @@ class _Assembler(Grammar):
     def tensor(self) -> None:
         name, dtype, shape = self.new_name(), self.dtype(), self.shape(1, 3)
         role = self.one_of(("in", "out", "inout"))
-        at = self.c.token
+        where = self.c.where(self.c.token)
         block = self.shape(2, 2) if self.c.accept("blocked") else ()
-        if block and len(shape) < 2:
-            self.c.fail("blocks are over the last two dimensions of a tensor; this one has a single one", at)
-        self.tensors[name] = Tensor(name, dtype, shape, role, block)
+        pitch = self.at_least(1, "a pitch") if self.c.accept("pitch") else 0
+        problem = Layout(block, pitch).problem(shape, dtype, where)
+        if problem is not None:
+            raise problem
+        self.tensors[name] = Tensor(name, dtype, shape, role, block, pitch)
 
     def map(self) -> None:
         name = self.new_name()

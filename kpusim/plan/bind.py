@@ -37,7 +37,7 @@ class Bound:
 
 
 def shapes(loaded: WorkloadFile, symbols: Mapping[str, int]) -> dict[str, Shaped]:
-    """Every tensor with its shape. Raises UserError for a size below 1."""
+    """Every tensor with its shape. Raises UserError for a size below 1 or a layout that is none for it."""
     shaped = {}
     for name, spec in loaded.workload.tensors.items():
         where = loaded.where("tensors", name, "shape")
@@ -46,6 +46,9 @@ def shapes(loaded: WorkloadFile, symbols: Mapping[str, int]) -> dict[str, Shaped
             if size < 1:
                 shown = "" if isinstance(text, int) else f" ({text})"
                 raise UserError(f"a size of {name} is {size}{shown}", where=where, allowed="at least 1")
+        problem = spec.layout.problem(sizes, spec.dtype, loaded.where("tensors", name, "layout"))
+        if problem is not None:
+            raise problem
         shaped[name] = Shaped(name, spec, sizes)
     return shaped
 

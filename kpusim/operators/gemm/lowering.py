@@ -8,6 +8,7 @@ from attrs import define
 
 from kpusim.errors import UserError
 from kpusim.isa.expr import Const, Expr, Name, ceil_div, minimum
+from kpusim.isa.layout import DENSE
 from kpusim.isa.program import (
     Box,
     Buffer,
@@ -107,7 +108,8 @@ class _Lowering:
         )
 
     def tensor(self, name: str, dtype: str, shape: tuple[int, ...], role: str) -> Tensor:
-        return Tensor(name, dtype, shape, role, self.layouts.get(name, ()))
+        layout = self.layouts.get(name, DENSE)
+        return Tensor(name, dtype, shape, role, layout.block, layout.pitch)
 
     def b_order(self, along_k: T, along_n: T) -> tuple[T, T]:
         """The two in the order of B's dimensions."""
