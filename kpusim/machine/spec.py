@@ -8,7 +8,18 @@ from typing import Literal
 from attrs import field, frozen
 
 from kpusim.machine.check import check
-from kpusim.machine.quantities import Bandwidth, Clock, Count, Cycles, PerCycle, RowRate, Size, Time
+from kpusim.machine.quantities import (
+    Bandwidth,
+    Clock,
+    Count,
+    Cycles,
+    MacRate,
+    PerCycle,
+    RowRate,
+    Size,
+    Time,
+    whole,
+)
 
 __all__ = [
     "Dma",
@@ -48,14 +59,14 @@ class MatrixEngine:
 
     rows: Count = field(metadata=_about("Rows of cells of the array."))
     columns: Count = field(metadata=_about("Columns of cells of the array."))
-    dataflow: Literal["output-stationary"] = field(
+    dataflow: Literal["output-stationary", "weight-stationary", "input-stationary"] = field(
         metadata=_about(
             "What stays in the cells while the rest streams through: results (output-stationary), factors of b "
             "(weight-stationary) or factors of a (input-stationary)."
         )
     )
     overlap_folds: bool = field(metadata=_about("Whether a fold fills the array while the one before drains."))
-    macs_per_cell: Mapping[str, Count] = field(
+    macs_per_cell: Mapping[str, MacRate] = field(
         hash=False,
         metadata=_about(
             'Multiply-accumulates a cell and cycle, whole or a fraction ("1/4"), by dtype of the factors; a dtype '
@@ -227,13 +238,14 @@ class Machine:
             return engine // 2, (self.tiles.columns - 1) * (engine % 2)
         return divmod(engine, self.tiles.columns)
 
-    def peak_macs_per_cycle(self, dtype: str) -> int:
-        """Multiply-accumulates a cycle of all tiles; 0 for a dtype that the arrays cannot multiply."""
-        return self.tiles.count * self.matrix.rows * self.matrix.columns * self.matrix.macs_per_cell.get(dtype, 0)
+    def peak_macs_per_cycle(self, dtype: str) -> int | Fraction:
+        """Multiply-accumulates a cycle of all tiles, exactly; 0 for a dtype that the arrays cannot multiply."""
+        cells = self.tiles.count * self.matrix.rows * self.matrix.columns
+        return whole(cells * self.matrix.macs_per_cell.get(dtype, 0))
 
-    def peak_flops(self, dtype: str) -> int:
+    def peak_flops(self, dtype: str) -> int | Fraction:
         """Peak operations a second, two a multiply-accumulate."""
-        return 2 * self.peak_macs_per_cycle(dtype) * self.clock_hz
+        return whole(2 * self.peak_macs_per_cycle(dtype) * self.clock_hz)
 
     def balance(self, dtype: str) -> Fraction:
         """The ridge of the roofline in flop/byte: peak operations over attainable HBM bytes."""
