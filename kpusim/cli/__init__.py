@@ -19,6 +19,7 @@ COMMANDS = {
     "disasm": "Print the text of an assembled program.",
     "machine": "List, draw and check machines.",
     "trace": "Look into a trace file.",
+    "explain": "Say what a stall, an instruction, a dtype or a machine key means.",
     "bench": "Measure the simulator's own speed and the quality of lowering.",
 }
 INTERRUPTED = 130
