@@ -12,7 +12,7 @@ Operations come in blocks; a block may be a hardware loop, which is checked by p
 from random import Random
 
 from attrs import Factory, define
-from random_work import BUFFERS, MAPS, SIZES, TABLES, TENSORS, Work
+from random_work import BUFFERS, MAPS, SIZES, TABLES, Work, tensors
 
 from kpusim.isa.expr import Const, Lookup, Name
 from kpusim.isa.program import Instruction, Loop, Program, Section, Semaphore, SemaphoreRef, Signal, TileSet
@@ -335,7 +335,7 @@ class _Generator:
                 queue.body.append(Instruction("halt"))
         semaphores = [sem for channel in self.channels for sem in channel.semaphores(self.tiles)]
         sections = tuple(queue.section() for queue in self.queues)
-        return Program("random", TENSORS, MAPS, BUFFERS, tuple(semaphores), TABLES, sections)
+        return Program("random", tensors(self.random), MAPS, BUFFERS, tuple(semaphores), TABLES, sections)
 
 
 def _move(slot, move, credits):
