@@ -19,6 +19,8 @@ COMMANDS = {
     "disasm": "Print the text of an assembled program.",
     "machine": "List, draw and check machines.",
     "trace": "Look into a trace file.",
+    "regress": "Compare a suite's cycle counts with its golden ones.",
+    "diff": "Say where the cycles went between two runs.",
     "explain": "Say what a stall, an instruction, a dtype or a machine key means.",
     "bench": "Measure the simulator's own speed and the quality of lowering.",
 }

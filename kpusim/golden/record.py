@@ -8,7 +8,7 @@ from typing import Any
 
 import tomlkit
 from attrs import frozen
-from tomlkit.items import AoT, Item, Table
+from tomlkit.items import AoT, Comment, Item, Table, Whitespace
 
 from kpusim.errors import UserError
 from kpusim.files import write_text_atomic
@@ -82,7 +82,7 @@ def _append(array: AoT, values: Mapping[str, Any], last: bool = True) -> Table:
         table[key] = _item(value)
     if not last:
         table.add(tomlkit.nl())
-    if len(array) and not _trailing(array[-1]):
+    if len(array) and array[-1].value.body[-1][0] is not None:
         array[-1].add(tomlkit.nl())
     array.append(table)
     appended: Table = array[-1]
@@ -94,8 +94,7 @@ def _set(table: Table, numbers: Mapping[str, Any]) -> None:
     for key in NUMBERS:
         if key in table and key not in numbers:
             table.remove(key)
-    trailing = _trailing(table)
-    del table.value.body[len(table.value.body) - len(trailing) :]
+    trailing = _take_trailing(table)
     for key, value in numbers.items():
         if key not in table or table[key] != value:
             table[key] = _item(value)
@@ -103,13 +102,14 @@ def _set(table: Table, numbers: Mapping[str, Any]) -> None:
         table.add(item)
 
 
-def _trailing(table: Table) -> list[Any]:
-    """Blank lines and comments behind a table's last key: they belong to what follows."""
-    items: list[Any] = []
-    for key, item in reversed(table.value.body):
-        if key is not None:
-            break
-        items.insert(0, item)
+def _take_trailing(table: Table) -> list[Comment | Whitespace]:
+    """Take away the blank lines and comments behind a table's last key: they belong to what follows."""
+    items: list[Comment | Whitespace] = []
+    body = table.value.body
+    while body and body[-1][0] is None:
+        item = body.pop()[1]
+        if isinstance(item, Comment | Whitespace):  # else the place of a key that was removed
+            items.insert(0, item)
     return items
 
 

@@ -174,7 +174,8 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_factory(attrs.has, table_hook)
     converter.register_structure_hook_func(_is(tuple), array)
     converter.register_structure_hook_func(_is(Annotated), size)
-    converter.register_structure_hook_func(lambda kind: kind in (str, int), exactly)
+    converter.register_structure_hook(str, exactly)
+    converter.register_structure_hook(int, exactly)
     return converter
 
 
