@@ -101,7 +101,8 @@ def test_symbols_use_earlier_ones_and_changes_win():
         ('name = "two"', 'name = "one"', "a second operator of this name"),
         ('family = "gemm"\nports = { a = "u"', 'family = "gem"\nports = { a = "u"', "did you mean 'gemm'?"),
         ('a = "u", b', 'a = "uu", b', "unknown tensor; found 'uu'"),
-        ('a = "u", b', 'aa = "u", b', "two has no tensor at port a; allowed: ports a [m, k], b [k, n], out [m, n]"),
+        ('a = "u", b = "w2"', 'b = "w2"', "two has no tensor at port a; allowed: ports a [m, k], b [k, n], out [m, n]"),
+        ('a = "u", b', 'aa = "u", b', "no such port; found 'aa'; allowed: a, b, out; did you mean 'a'?"),
         ('out = "v"', 'out = "v", c = "x"', "no such port; found 'c'"),
         ('boundary = "barrier"', 'boundary = "fused"', "no lowering fuses one (gemm) into two (gemm)"),
         ('boundary = "barrier"', 'boundary = "barier"', "did you mean 'barrier'?"),
@@ -134,6 +135,15 @@ def test_an_activation_is_written_before_it_is_read():
     text = CHAIN.replace('out = "u"', 'out = "v"').replace('dtype = "fp32"', 'dtype = "bf16"')
     with pytest.raises(UserError, match=r'two reads the activation u, which .* "input"'):
         planned(text.replace('a = "u", b = "w2", out = "v"', 'a = "u", b = "w2", out = "v"'))
+
+
+def test_an_output_is_written_before_it_is_read():
+    text = CHAIN.replace(', dtype = "fp32"', "")
+    with pytest.raises(UserError) as caught:
+        planned(text.replace('a = "x"', 'a = "v"'))
+    assert str(caught.value).startswith("w.toml:18: [operators.0.operators.0] ports: one reads the output v, which no")
+    (plan,) = planned(text.replace('role = "activation"', 'role = "output"'))  # one writes u, two reads it
+    assert plan.steps[1].ports["out"].address == plan.steps[2].ports["a"].address
 
 
 def test_a_repeat_block_is_unrolled_with_tensors_of_its_own():

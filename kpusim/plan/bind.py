@@ -70,10 +70,11 @@ def bind(
     options = dict(_options(loaded, path, spec, fields, dimensions, symbols))
     where = loaded.where(*path, "options")
     probe = build_operator(spec.family, options | dict.fromkeys(dimensions, 1), where)
-    at = {port.name: _tensor_at(loaded, path, spec, port, probe, tensors) for port in probe.ports}
+    ports = [port.name for port in probe.ports]
     for name in spec.ports:
-        if name not in at:
-            raise UserError("no such port", where=loaded.where(*path, "ports"), found=name, allowed=list(at))
+        if name not in ports:
+            raise UserError("no such port", where=loaded.where(*path, "ports"), found=name, allowed=ports)
+    at = {port.name: _tensor_at(loaded, path, spec, port, probe, tensors) for port in probe.ports}
     sizes = _sizes(loaded, path, spec, probe, at)
     operator = build_operator(spec.family, _dtypes(fields, probe, at) | options | sizes, loaded.where(*path))
     for port in operator.ports:

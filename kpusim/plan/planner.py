@@ -194,6 +194,7 @@ class _Lives:
         self._loaded, self._steps = loaded, steps
         self._lives: list[tuple[str, int, int, int]] = []
         self._now: dict[tuple[str, int], int] = {}
+        self._written: set[tuple[str, int]] = set()
 
     def declare(self, tensor: Shaped, copies: int) -> None:
         """Tensors that stay from the first step to the last, `copies` of them (0: one for all iterations)."""
@@ -206,7 +207,7 @@ class _Lives:
     def step(
         self, number: int, path: tuple[Key, ...], iteration: tuple[str, int] | None, bound: Bound
     ) -> dict[str, int]:
-        """The lifetime at each port of step `number`. Raises UserError for an activation that nothing has written."""
+        """The lifetime at each port of step `number`. Raises UserError for reading what nothing has written yet."""
         found = {}
         outputs = {port.name for port in bound.operator.ports if port.role == "out"}
         for port in sorted(bound.tensors, key=lambda name: name in outputs):
@@ -219,10 +220,12 @@ class _Lives:
             key = tensor.name, iteration[1] if mine and iteration else 0
             if port in outputs and any(other is tensor for name, other in bound.tensors.items() if name != port):
                 raise UserError(f"{bound.spec.name} reads and writes {tensor.name} at once", where=where)
-            if tensor.spec.role == "activation" and port in outputs:
-                self._now[key] = self._add(tensor.name, tensor, number, number)
-            elif key not in self._now:
-                problem = f"{bound.spec.name} reads the activation {tensor.name}, which no operator has written"
+            if port in outputs:
+                self._written.add(key)
+                if tensor.spec.role == "activation":
+                    self._now[key] = self._add(tensor.name, tensor, number, number)
+            elif tensor.spec.role in ("activation", "output") and key not in self._written:
+                problem = f"{bound.spec.name} reads the {tensor.spec.role} {tensor.name}, which no operator has written"
                 raise UserError(problem, where=where, hint='what comes from outside has role "input"')
             live = self._lives[self._now[key]]
             self._lives[self._now[key]] = (*live[:3], max(live[3], number))
