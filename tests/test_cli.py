@@ -30,6 +30,11 @@ def test_version(kpusim):
     assert kpusim("--version").stdout == f"kpusim, version {__version__}\n"
 
 
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "kpusim", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"kpusim, version {__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

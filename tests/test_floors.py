@@ -30,6 +30,7 @@ FLOORS = {
     "bench": 6.2,
     "pytest_plugin": 7,
     "cli": 7,
+    "__main__": 8,
 }
 # Library -> the rooms that may import it.
 LIBRARIES = {
