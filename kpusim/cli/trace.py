@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from kpusim.cli.tables import print_table
 
 if TYPE_CHECKING:
     from kpusim.trace.reader import Trace
@@ -80,7 +82,7 @@ def info(file: Path, as_json: bool) -> None:
          op["hbm_read_bytes"] + op["hbm_write_bytes"], op["top_stall"])
         for op in data["ops"]
     ]  # fmt: skip
-    _print_table("Operators", ("operator", "type", "start", "cycles", "us", "flop", "HBM bytes", "top stall"), rows)
+    print_table("Operators", ("operator", "type", "start", "cycles", "us", "flop", "HBM bytes", "top stall"), rows)
 
 
 @command.command()
@@ -120,7 +122,7 @@ def top(file: Path, by: str, count: int, as_json: bool) -> None:
         for spot in spots
     ]  # fmt: skip
     columns = ("block", "pc", "opcode", "count", "busy", "stalled", "top stall", "bytes", "source")
-    _print_table(f"Instructions by {by} (unit-cycles)", columns, rows)
+    print_table(f"Instructions by {by} (unit-cycles)", columns, rows)
 
 
 @command.command()
@@ -153,10 +155,10 @@ def stalls(file: Path, pattern: str | None, as_json: bool) -> None:
         _print_json({"total_cycles": total, "kinds": kinds, "units": units})
         return
     by_kind = [(f"{kind} ({sums['units']})", sums["total"], sums) for kind, sums in kinds.items()]
-    _print_table("Unit-cycles by kind (number) of unit", ("", *accounts, "total"), _shares(by_kind, accounts))
+    print_table("Unit-cycles by kind (number) of unit", ("", *accounts, "total"), _shares(by_kind, accounts))
     if units:
         by_unit = [(name, total, sums) for name, sums in units.items()]
-        _print_table("Cycles by unit", ("", *accounts, "total"), _shares(by_unit, accounts))
+        print_table("Cycles by unit", ("", *accounts, "total"), _shares(by_unit, accounts))
 
 
 @command.command()
@@ -196,7 +198,7 @@ def events(file: Path, pattern: str, first: int, end: int | None, as_json: bool)
     plain = ("start_cycle", "end_cycle", "done_cycle", "unit", "opcode", "pc", "iteration", "bytes")
     rows = [(*(record[key] for key in plain), *_event_notes(record)) for record in records]
     columns = ("start", "end", "done", "unit", "opcode", "pc", "iteration", "bytes", "event", "released by", "waited")
-    _print_table(f"{len(rows)} events", columns, rows)
+    print_table(f"{len(rows)} events", columns, rows)
 
 
 @command.command()
@@ -261,32 +263,3 @@ def _event_notes(record: dict[str, Any]) -> tuple[str, str, str]:
 
 def _print_json(data: object) -> None:
     click.echo(json.dumps(data, indent=2))
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table as wide as it needs; numbers are aligned right, with thousands separated."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, name in enumerate(columns):
-        numeric = all(isinstance(row[position], int | float) or _is_share(row[position]) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console()
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, str) and value.endswith("%")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
