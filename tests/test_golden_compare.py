@@ -38,6 +38,7 @@ def test_equal_numbers_have_not_moved_and_accounts_alone_move_nothing():
         (moved(150, matrix={"dma": 150}, dma={"memory": 100}), f"{WAITS} +45 (of +50); dma waits for memory +40"),
         (moved(150, matrix={"dma": 160}, dma={"matrix": 120}), f"{WAITS} +50 (of +50); dma waits for matrix +40"),
         (moved(130, vector={"busy": 40}), "matrix idle +30 (of +30); vector busy +30"),  # the engines had finished
+        (moved(107), "matrix idle +7 (of +7)"),
     ],
 )  # fmt: skip
 def test_the_leading_unit_explains_and_then_who_it_waited_for(now, text):

@@ -246,7 +246,7 @@ def test_several_suites_are_written_all_or_none(kpusim, recorded, tmp_path):
         ('name = "mlp"', 'nam = "mlp"', "[cases.1] nam: unknown key; found 'nam'; allowed: name"),
         ('name = "mlp"', "name = 3", "[cases.1] name: wrong type; found 3; allowed: text in quotes"),
         ('name = "mlp"\n', "", "[cases.1] name: missing"),
-        ('operator = "', 'run = "x"\noperator = "', "[cases.0] run: 'run' belongs to a workload"),
+        ('operator = "', 'run = "x"\noperator = "', "case 'projection': 'run' belongs to a workload"),
         ('operator = "', 'program = "x"\noperator = "', "one thing to run is needed; found 'operator and program'"),
         ('workload = "layers.toml"', "", "one thing to run is needed; found 'none'; allowed: operator, program"),
         ('operator = "', 'cycles = 3\noperator = "', "[cases.0] hbm_bytes: missing; or leave out all numbers"),

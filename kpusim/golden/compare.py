@@ -105,12 +105,13 @@ def _because_units(golden: Measured, now: Measured) -> str:
     while kind is not None:
         accounts = moves.pop(kind)
         name = max(accounts, key=lambda name: _along(accounts[name], change))
-        if not round(accounts[name]):
+        if round(_along(accounts[name], change)) < 1:
             break
         does = name if name in ("busy", "idle") else f"waits for {name}"
         parts.append(f"{kind} {does} {accounts[name]:+,.0f}" + f" (of {change:+,})" * (not parts))
         kind = name if name in moves else None
         if name == "idle":  # somebody else was not
+            moves = {other: {key: part for key, part in each.items() if key != "idle"} for other, each in moves.items()}
             kind = max(moves, key=lambda kind: max(_along(each, change) for each in moves[kind].values()), default=None)
     return "; ".join(parts)
 

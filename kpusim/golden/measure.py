@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import evolve
 
 from kpusim.errors import UserError
-from kpusim.golden.suite import Case, Measured
+from kpusim.golden.suite import KINDS, Case, Measured
 from kpusim.isa import read_program
 from kpusim.machine import Machine, load_machine, machine_names
 from kpusim.operators import make_operator
@@ -55,6 +55,7 @@ _worker = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # an interrupte
 def measure(case: Case) -> Measured:
     """What one case takes, on local clocks. Raises UserError, naming the case, where it cannot run."""
     try:
+        _check(case)
         machine = load_machine(_machine(case), case.set)
         runs = tuple(run_plans(_plans(case, machine)))
     except UserError as error:
@@ -62,6 +63,15 @@ def measure(case: Case) -> Measured:
     except OverflowError as error:
         raise UserError(f"a quantity is too large or too small to simulate: {error}", where=case.where) from error
     return _workload(runs) if case.workload else _executed(runs[0].ops[0].executed)
+
+
+def _check(case: Case) -> None:
+    given = [kind for kind in KINDS if getattr(case, kind)]
+    if len(given) != 1:
+        raise UserError("one thing to run is needed", found=" and ".join(given) or "none", allowed=KINDS)
+    for key in ("run", "symbols"):
+        if getattr(case, key) and not case.workload:
+            raise UserError(f"{key!r} belongs to a workload", found=given[0])
 
 
 def _machine(case: Case) -> str:

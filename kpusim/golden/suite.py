@@ -217,10 +217,3 @@ def _check(file: TomlFile, number: int, case: Case, seen: set[str]) -> None:
         raise UserError("a case needs a name", where=file.where(("cases", number, "name")))
     if case.name in seen:
         raise UserError("a second case of this name", where=file.where(("cases", number, "name")), found=case.name)
-    given = [kind for kind in KINDS if getattr(case, kind)]
-    if len(given) != 1:
-        found = " and ".join(given) or "none"
-        raise UserError("one thing to run is needed", where=file.where(("cases", number)), found=found, allowed=KINDS)
-    for key in ("run", "symbols"):
-        if getattr(case, key) and not case.workload:
-            raise UserError(f"{key!r} belongs to a workload", where=file.where(("cases", number, key)), found=given[0])
