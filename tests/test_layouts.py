@@ -192,20 +192,34 @@ WRONG = [
 
 @pytest.mark.parametrize(("shape", "dtype", "layout", "message"), WRONG)
 def test_a_layout_that_is_none_is_told_by_text_and_check(shape, dtype, layout, message):
-    words = f" blocked {list(layout.block)}" * bool(layout.block) + f" pitch {layout.pitch}" * bool(layout.pitch)
-    with pytest.raises(UserError) as caught:
-        assemble(f"kasm 1\nprogram p\ntensor X {dtype} {list(shape)} in{words}\n", "p.kasm")
-    assert str(caught.value).startswith("p.kasm:3:") and message in str(caught.value)
+    words = f"blocked {list(layout.block)}" if layout.block else f"pitch {layout.pitch}"
+    if not (layout.block and layout.pitch):  # the text cannot say both
+        with pytest.raises(UserError) as caught:
+            assemble(f"kasm 1\nprogram p\ntensor X {dtype} {list(shape)} in {words}\n", "p.kasm")
+        assert str(caught.value).startswith("p.kasm:3:") and message in str(caught.value)
     program = Program("p", (Tensor("X", dtype, shape, "in", layout.block, layout.pitch),))
     with pytest.raises(UserError) as caught:
         check_program(program, limits_of(TINY))
     assert f"tensor X: {message}" in str(caught.value)
 
 
-@pytest.mark.parametrize("pitch", ["0", "-3", "x", ""])
-def test_a_pitch_is_a_positive_integer(pitch):
-    with pytest.raises(UserError, match=r"^<kasm>:3:31: "):
-        assemble(f"kasm 1\nprogram p\ntensor X bf16 [3, 8] in pitch {pitch}\n")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pitch 0", "31: a pitch must be at least 1"),
+        ("pitch -3", "31: a pitch must be at least 1"),
+        ("pitch x", "31: syntax; found 'x'; allowed: an integer"),
+        ("pitch", "30: syntax; found 'end of line'; allowed: an integer"),
+        ("ptich 8", "25: unexpected word; found 'ptich'; allowed: blocked, pitch; did you mean 'pitch'?"),
+        ("pitch 8 blocked [2, 2]", "33: a second layout; found 'blocked'; allowed: blocked or pitch"),
+        ("blocked [2, 2] pitch 8", "40: a second layout; found 'pitch'; allowed: blocked or pitch"),
+        ("pitch 8 pitch 9", "33: a second layout; found 'pitch'"),
+    ],
+)
+def test_a_layout_is_one_word_and_its_numbers(words, message):
+    with pytest.raises(UserError) as caught:
+        assemble(f"kasm 1\nprogram p\ntensor X bf16 [3, 8] in {words}\n")
+    assert str(caught.value).startswith(f"<kasm>:3:{message}")
 
 
 # --- workloads --------------------------------------------------------------------------------------------------------
