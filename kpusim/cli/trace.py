@@ -180,9 +180,14 @@ def events(file: Path, pattern: str, first: int, end: int | None, as_json: bool)
     Example:
       kpusim trace events run.h5 --unit 'chip0.dma0.*' --from 2000 --to 3000
     """
+    from kpusim.errors import UserError
     from kpusim.simulate.spans import NO_SPAN
     from kpusim.trace.reader import open_trace
 
+    if end is not None and end < first:
+        raise UserError(
+            "the window ends before it begins", where="--to", found=end, allowed=f"from {first} on (--from)"
+        )
     with open_trace(file) as trace:
         found = trace.window(first, first + 1000 if end is None else end, _units(trace, pattern))
         meta = trace.meta
