@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "kpusim"
 FLOORS = {
     "errors": 0,
     "files": 0.1,
+    "processes": 0.1,
     "data": 0,
     "tomlfile": 0.1,
     "structured": 0.2,

@@ -20,6 +20,7 @@ COMMANDS = {
     "machine": "List, draw and check machines.",
     "trace": "Look into a trace file.",
     "regress": "Compare a suite's cycle counts with its golden ones.",
+    "compare": "Compare variants of machines on one workload or operator.",
     "diff": "Say where the cycles went between two runs.",
     "explain": "Say what a stall, an instruction, a dtype or a machine key means.",
     "bench": "Measure the simulator's own speed and the quality of lowering.",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 __all__ = ["print_table"]
 
-_NUMBER = re.compile(r"[+-]?[\d,.]*%?")
+_NUMBER = re.compile(r"[+-]?[\d,.]*(%| [kMGT]?B)?")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
