@@ -41,6 +41,10 @@ CHOICES = {  # what machines differ in; nothing: as kpu-tiny
                 "hbm.activate_gap=0cycles"],
     "refresh": ["", "hbm.refresh=123cycles"],
     "barrier": ["", "front_end.barrier=0cycles"],
+    "dataflow": ["", "matrix.dataflow=weight-stationary", "matrix.dataflow=input-stationary"],
+    "cells": ["", "matrix.macs_per_cell.bf16=2/3"],
+    "ports": ["", "sram.ports.matrix=33.3B/cycle", "sram.ports.vector=5B/cycle",
+              "sram.ports.matrix=2.5B/cycle sram.ports.vector=20B/cycle"],
 }  # fmt: skip
 FAST = [  # everything shared takes a cycle or none, so that much falls into one cycle
     "dma.bandwidth=64B/cycle", "noc.bandwidth=64B/cycle", "sram.ports.dma=64B/cycle", "dma.setup=0cycles",

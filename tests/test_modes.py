@@ -9,6 +9,7 @@ import pytest
 from random_programs import random_case
 
 from kpusim.data import data_dir
+from kpusim.engines.stalls import ENGINE, MEMORY
 from kpusim.isa import read_program
 from kpusim.isa.check import check_program
 from kpusim.machine import load_machine
@@ -55,7 +56,8 @@ def assert_accounts(run, spans):
     assert run.idle.min() >= 0
     busy, stalls, ends = [0] * len(run.busy), [[0] * len(STALLS) for _ in run.busy], [0] * len(run.busy)
     for start, end, done, unit, _, _, _, _, _, *waited in spans:
-        before, within = sum(waited[:4]), sum(waited[4:])  # engine and memory are inside a span
+        within = sum(waited[cause] for cause in (ENGINE, MEMORY))  # the others are before a span
+        before = sum(waited) - within
         assert ends[unit] + before == start <= end <= done <= run.cycles
         assert within <= end - start
         busy[unit] += end - start - within
