@@ -66,13 +66,12 @@ def test_what_is_recorded_passes(pytester, golden):
     assert suite.cases[0].golden.cycles == run(GEMM, "kpu-tiny").rows[0].cycles
     before = golden.read_text()
     pytester.runpytest().assert_outcomes(passed=3)
-    pytester.runpytest("-n2").assert_outcomes(passed=3)
     assert golden.read_text() == before
 
 
 def test_what_moved_fails_with_what_explains_it(pytester, golden):
     cycles = shifted(golden)
-    for args in ((), ("-n2",)):
+    for args in ((), ("-n1",)):
         result = pytester.runpytest(*args)
         result.assert_outcomes(passed=2, failed=1)
         result.stdout.fnmatch_lines(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpusim.cli.complete import files
 from kpusim.cli.options import json_option
 from kpusim.cli.progress import progress
 
@@ -21,7 +22,9 @@ __all__ = ["command"]
 
 
 @click.command(short_help="Compare a suite's cycle counts with its golden ones.")
-@click.argument("paths", metavar="[SUITE.toml]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument(
+    "paths", metavar="[SUITE.toml]...", nargs=-1, type=click.Path(path_type=Path), shell_complete=files(".toml")
+)
 @click.option("--update", is_flag=True, help="Write what the cases take into their suites.")
 @click.option("--reason", metavar="TEXT", help="Why numbers moved; kept in the suite. Needed by --update if any did.")
 @click.option(
@@ -98,7 +101,8 @@ def _suites(paths: tuple[Path, ...]) -> list[Suite]:
 
 def _measure(suites: list[Suite], pattern: str | None, jobs: int) -> list[Found]:
     from kpusim.errors import UserError
-    from kpusim.golden import changes, measure_all
+    from kpusim.golden import changes, measure
+    from kpusim.processes import map_in_order
 
     names = [case.name for suite in suites for case in suite.cases]
     if not names:
@@ -108,7 +112,7 @@ def _measure(suites: list[Suite], pattern: str | None, jobs: int) -> list[Found]
         raise UserError("no case has such a name", where="--filter", found=pattern, allowed=names)
     cases = [case for _, case in chosen]
     with progress("simulating", len(cases)) as begins:
-        measured = list(measure_all(cases, jobs, begins))
+        measured = list(map_in_order(measure, cases, jobs, lambda case: begins(case.name)))
     return [(suite, case, now, changes(case.golden, now)) for (suite, case), now in zip(chosen, measured, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """Regression on cycle counts: suites of cases, what they take now, and what of that has moved."""
 
 from kpusim.golden.compare import Change, changes
-from kpusim.golden.measure import measure, measure_all
+from kpusim.golden.measure import measure
 from kpusim.golden.record import Recorded, record
 from kpusim.golden.suite import Case, Measured, Suite, load_suite, what_runs
 
@@ -14,7 +14,6 @@ __all__ = [
     "changes",
     "load_suite",
     "measure",
-    "measure_all",
     "record",
     "what_runs",
 ]

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from attrs import evolve
@@ -23,33 +19,7 @@ from kpusim.simulate.run import Run
 from kpusim.simulate.shares import shares, top_stall
 from kpusim.simulate.workload import Executed, PlanRun, run_plans
 
-__all__ = ["measure", "measure_all"]
-
-
-def measure_all(
-    cases: Sequence[Case], jobs: int = 1, begins: Callable[[str], object] | None = None
-) -> Iterator[Measured]:
-    """What each case takes, in their order, simulated in so many processes at once.
-
-    begins: called with a case's name when its turn comes. Raises as `measure`, for the first case that cannot run.
-    """
-    named = begins or (lambda name: None)
-    workers = min(jobs, len(cases))
-    if workers <= 1:
-        for case in cases:
-            named(case.name)
-            yield measure(case)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _worker) as pool:
-        try:
-            for case, measured in zip(cases, pool.map(measure, cases), strict=True):
-                named(case.name)
-                yield measured
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_worker = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # an interrupted worker ends without a word
+__all__ = ["measure"]
 
 
 def measure(case: Case) -> Measured:
