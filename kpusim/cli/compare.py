@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kpusim.cli.complete import files, machine_lists, operators, variant_sets, workloads
-from kpusim.cli.options import json_option, symbol_option, symbol_values
+from kpusim.cli.complete import files, machine_lists, variant_sets, workloads
+from kpusim.cli.options import json_option, operator_option, symbol_option, symbol_values
 from kpusim.cli.progress import progress
 from kpusim.cli.tables import print_table
 
@@ -22,10 +22,7 @@ __all__ = ["command"]
 
 @click.command(short_help="Compare variants of machines on one workload or operator.")
 @click.argument("workload", metavar="[WORKLOAD.toml]", required=False, shell_complete=workloads)
-@click.option(
-    "--op", "operator", metavar="OPERATOR", shell_complete=operators,
-    help='One operator, such as "gemm(m=2048, n=4096, k=4096)".',
-)  # fmt: skip
+@operator_option
 @click.option(
     "-m", "--machines", multiple=True, default=("kpu-datacenter",), show_default=True, metavar="NAME|FILE,...",
     shell_complete=machine_lists, help="Machines, with commas between them. Repeatable.",

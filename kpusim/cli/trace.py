@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpusim.cli.complete import files
 from kpusim.cli.tables import print_table
 
 if TYPE_CHECKING:
     from kpusim.trace.reader import Trace
 
-_file = click.argument("file", type=click.Path(path_type=Path))
+_file = click.argument("file", type=click.Path(path_type=Path), shell_complete=files(".h5"))
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, with the keys told above.")
 
 
