@@ -157,6 +157,17 @@ def test_rates_of_cells_are_whole_or_fractions(text, rate):
         assert f"fp32 = {rate}" in machine_toml(machine)
 
 
+def test_the_tpu_like_machine_is_one_core_of_what_is_published():
+    """cloud.google.com/tpu/docs/v4: 275 TFLOP/s in bf16 or int8 from the two cores of a chip, 32 GiB at 1,200 GB/s."""
+    machine = load_machine("tpu-v4-like")
+    assert machine.peak_flops("bf16") == machine.peak_flops("int8") == pytest.approx(275e12 / 2, rel=0.001)
+    assert machine.peak_flops("fp32") * 6 == machine.peak_flops("bf16")
+    assert machine.hbm.peak_bytes_per_cycle * machine.clock_hz == 1200 * 10**9
+    assert machine.hbm.total_capacity_bytes == 32 << 30
+    assert machine.tiles.count * machine.sram.capacity_bytes == 32 << 20
+    assert (machine.matrix.dataflow, machine.tiles.count * machine.vector.lanes) == ("weight-stationary", 2048)
+
+
 def test_times_follow_the_clock_and_logic_does_not():
     machine = load_machine("kpu-datacenter", ["clock=2 GHz"])
     assert machine.front_end.launch_cycles == 2000

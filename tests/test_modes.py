@@ -95,6 +95,9 @@ GEMMS = [
     ("kpu-edge", 200, 129, 513),
     ("kpu-datacenter", 1, 1024, 2048),
     ("kpu-datacenter", 300, 1000, 700),
+    ("kpu-many-small", 200, 700, 300),
+    ("tpu-v4-like", 300, 1000, 700),
+    ("scale-sim", 100, 70, 90),
 ]
 
 
@@ -114,7 +117,7 @@ def test_lowered_gemms_of_other_machines(sets, transpose_b):
     assert_equal_modes(program, machine, chunk_bytes=64)
 
 
-@pytest.mark.parametrize("machine", ["kpu-tiny", "kpu-edge", "kpu-datacenter"])
+@pytest.mark.parametrize("machine", ["kpu-tiny", "kpu-edge", "kpu-datacenter", "kpu-many-small", "tpu-v4-like"])
 @pytest.mark.parametrize("path", KASM, ids=lambda path: path.stem)
 def test_hand_written_programs(path, machine):
     program, loaded = read_program(path), load_machine(machine)
