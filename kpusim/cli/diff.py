@@ -24,14 +24,16 @@ _trace = click.Path(path_type=Path)
 @click.command(short_help="Say where the cycles went between two runs.")
 @click.argument("a", metavar="A.h5", type=_trace, shell_complete=files(".h5"))
 @click.argument("b", metavar="B.h5", type=_trace, shell_complete=files(".h5"))
-@click.option("-n", "count", type=click.IntRange(1), default=5, show_default=True, help="Causes to show, an operator.")
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=3, show_default=True, help="Causes to show, a kind of unit."
+)
 @json_option
 def command(a: Path, b: Path, count: int, as_json: bool) -> None:
     """Say where the cycles went between two traces: by operator, and by what its units did.
 
     Operators are matched by name and turn. What the units of a kind did is told in cycles a unit, so that machines of
-    other sizes compare; over each kind the parts add up to the operator's change. It reports and judges nothing: the
-    exit code is 0 whether or not the runs differ (`kpusim regress` is a check).
+    other sizes compare; over each kind the parts add up to the operator's change, and what explains most of it stands
+    first. It reports and judges nothing: the exit code is 0 whether or not the runs differ (`kpusim regress` checks).
 
     \b
     JSON keys: a, b: {file, title, cycles, microseconds, gap_cycles, hbm_bytes}; equal, change (cycles), settings:
@@ -124,16 +126,22 @@ def _change(change: int, base: int) -> tuple[str, str]:
 
 
 def _causes(op: OpDiff, count: int) -> Iterator[tuple[str, ...]]:
-    """The moves that explain an operator's change best, and what is left over."""
-    for number, move in enumerate(op.moves[:count]):
-        assert op.a is not None
-        assert op.b is not None
-        numbers = {side.units.get(move.unit, 0): None for side in (op.a, op.b)}
-        units = f"{' and '.join(map(str, numbers))} {move.unit}"
-        part = "" if move.part is None else f"{move.part:.0%}"
-        yield _label(op) if not number else "", units, _does(move), *map(_cycles, (move.a, move.b)), _signed(move), part
-    if len(op.moves) > count:
-        yield "", "", f"and {len(op.moves) - count} more (-n, --json)", "", "", "", ""
+    """The moves that explain an operator's change best, kind by kind of unit, and how many more there are."""
+    label = _label(op)
+    for kind in dict.fromkeys(move.unit for move in op.moves):
+        moves, units = [move for move in op.moves if move.unit == kind], _units(op, kind)
+        for move in moves[:count]:
+            part = "" if move.part is None else f"{move.part:.0%}"
+            yield label, units, _does(move), *map(_cycles, (move.a, move.b)), _signed(move), part
+            label = units = ""
+        if len(moves) > count:
+            yield "", "", f"and {len(moves) - count} more", "", "", "", ""
+
+
+def _units(op: OpDiff, kind: str) -> str:
+    """How many units of that kind: "256 matrix", or "64 and 100 dma" where they differ."""
+    numbers = {str(side.units.get(kind, 0)): None for side in (op.a, op.b) if side}
+    return f"{' and '.join(numbers)} {kind}"
 
 
 def _does(move: Move) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from kpusim.simulate.shares import Share
+from kpusim.simulate.shares import KINDS, Share
 from kpusim.tomlfile import parse_toml
 from kpusim.trace.hotspots import op_shares
 from kpusim.trace.reader import Trace
@@ -51,7 +51,8 @@ class Side:
 class OpDiff:
     """An operator, of which `count` equal executions are in a trace: in both, or only in one (the other is None).
 
-    moves: what its units did differently, what explains most of the change first.
+    moves: what its units did differently: matrix engines, then vector engines, then DMA queues (who waits for the
+    former most of the time, as it should). Of each kind, what explains most of the change comes first.
     """
 
     operator: str
@@ -149,15 +150,18 @@ def _side(trace: Trace, op: OpRun | None) -> tuple[Side | None, dict[str, Share]
 
 
 def _moves(a: dict[str, Share], b: dict[str, Share], change: int) -> list[Move]:
-    """All that differ, what explains most of `change` first; what goes against it last."""
+    """All that differ; of a kind of unit, what explains most of `change` first, and what goes against it last."""
     found = []
-    for kind in a | b:
+    for kind in (kind for kind in KINDS if kind in a | b):
         before, after = _spent(a.get(kind)), _spent(b.get(kind))
-        for what in before | after:
-            one, other = before.get(what, 0.0), after.get(what, 0.0)
-            if one != other:
-                found.append(Move(kind, what, one, other, (other - one) / change if change else None))
-    return sorted(found, key=lambda move: -abs(move.change) if move.part is None else -move.part)
+        pairs = {what: (before.get(what, 0.0), after.get(what, 0.0)) for what in before | after}
+        moves = [
+            Move(kind, what, one, other, (other - one) / change if change else None)
+            for what, (one, other) in pairs.items()
+            if one != other
+        ]
+        found += sorted(moves, key=lambda move: -abs(move.change) if move.part is None else -move.part)
+    return found
 
 
 def _spent(share: Share | None) -> dict[str, float]:
