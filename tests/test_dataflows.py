@@ -54,6 +54,23 @@ def closed_form(dataflow, rows, columns, m, n, k):
     return ceil(k / rows) * ceil(m / columns) * (2 * rows + columns + n - 2)
 
 
+REPORTED = {  # "Total Cycles" of SCALE-Sim 3.0.0 (COMPUTE_REPORT.csv), by (rows, columns, m, n, k), in DATAFLOWS' order
+    (8, 8, 8, 8, 16): (29, 59, 59),
+    (8, 8, 16, 24, 10): (143, 227, 183),
+    (8, 16, 20, 33, 50): (647, 1049, 881),
+    (4, 4, 5, 9, 13): (113, 179, 151),
+    (16, 8, 40, 17, 100): (1097, 1637, 1924),
+}
+
+
+@pytest.mark.parametrize("case", REPORTED)
+def test_scale_sim_reports_the_same(case):
+    """One cycle less in each: it reports the number of the last cycle, counted from 0. Memory without stalls."""
+    rows, columns, *sizes = case
+    for dataflow, reported in zip(DATAFLOWS, REPORTED[case], strict=True):
+        assert matmul(array(dataflow, rows, columns), *sizes).busy[0] == reported + 1
+
+
 def cases(seed, count=CASES):
     """(rows, columns, m, n, k), each now and then at its least, or just at or behind whole folds."""
     random = Random(seed)
