@@ -10,7 +10,7 @@ from random_programs import random_case
 
 from kpusim.data import data_dir
 from kpusim.engines.stalls import ENGINE, MEMORY
-from kpusim.isa import read_program
+from kpusim.isa import assemble, read_program
 from kpusim.isa.check import check_program
 from kpusim.machine import load_machine
 from kpusim.machine.limits import limits_of
@@ -65,6 +65,29 @@ def assert_accounts(run, spans):
         stalls[unit] = list(map(add, stalls[unit], waited))
     assert busy == run.busy.tolist()
     assert stalls == run.stalls.tolist()
+
+
+@pytest.mark.parametrize("matmuls", [("16, 9, 16", "4, 4, 0"), ("4, 4, 1", "16, 4, 9"), ("16, 9, 16", "2, 4, 4")])
+@pytest.mark.parametrize("loops", [(1, 2), (3, 2), (2, 0), (0, 3)])
+def test_the_last_result_of_a_summed_loop_need_not_be_that_of_its_last_instruction(matmuls, loops):
+    """Where factors are kept, a long stream drains longer than a short one behind it takes."""
+    (m, n, k), (after_m, after_n, after_k) = (sizes.split(", ") for sizes in matmuls)
+    text = f"""kasm 1
+program p
+sram a bf16 [1][16, 16]
+sram f fp32 [1][16, 16]
+section matrix tiles 0..1
+  for i = 0 .. {loops[0]}
+    matmul f[0][{m}, {n}], a[0][{m}, {k}], a[0][{k}, {n}]
+    for j = 0 .. {loops[1]}
+      matmul f[0][{after_m}, {after_n}], a[0][{after_m}, {after_k}], a[0][{after_k}, {after_n}]
+    end
+  end
+end
+"""
+    for dataflow in ("output-stationary", "weight-stationary", "input-stationary"):
+        machine = load_machine("kpu-tiny", ["matrix.overlap_folds=true", f"matrix.dataflow={dataflow}"])
+        assert_equal_modes(assemble(text), machine)
 
 
 def check_case(seed):

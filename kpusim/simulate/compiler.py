@@ -8,6 +8,7 @@ whose instructions cost the same every time are added up instead of run; their s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 from kpusim.engines.fabric import Fabric
@@ -338,18 +339,23 @@ class _Writer:
         return True
 
     def sum_loop(self, loop: Loop) -> None:
-        self.put("g = -1")
-        self.sum_body(loop, "1")
-        self.put("if g >= 0 and t + g > done: done = t + g")
+        """A uniform loop without running it. `q`: all its cycles; `g`: from its end until all results are visible."""
+        self.put("q = 0", "g = -1")
+        first = self.pc
+        self.count_loop(loop, "")
+        self.time_loop(loop, first)
+        self.put("t += q", "if g >= 0 and t + g > done: done = t + g")
 
-    def sum_body(self, loop: Loop, times: str) -> None:
+    def count_loop(self, loop: Loop, outer: str) -> None:
+        """`i<pc>`: iterations of a loop; `m<pc>`: of all its runs; and what adds up over these."""
         pc = self.pc
         self.pc += 1
-        trips = f"m{pc}"
-        self.put(f"{trips} = {times} * max(0, {self.text(loop.high)} - {self.text(loop.low)})")
+        self.put(f"m{pc} = i{pc} = max(0, {self.text(loop.high)} - {self.text(loop.low)})")
+        if outer:
+            self.put(f"m{pc} *= {outer}")
         for node in loop.body:
             if isinstance(node, Loop):
-                self.sum_body(node, trips)
+                self.count_loop(node, f"m{pc}")
                 continue
             at = self.pc
             self.pc += 1
@@ -357,11 +363,28 @@ class _Writer:
             if self.traced:
                 opcode = instruction_rows()[node.op].opcode
                 self.declare(f"r{at} = 0")
-                self.put(f"if {trips}: me.repeat(t, done, {trips}, w{at}, {opcode}, {at}, r{at})")
-                self.put(f"r{at} += {trips}")
-            self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", f"    n += {trips}")
-            self.put(f"    busy += b{at} * {trips}", f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
+                self.put(f"if m{pc}: me.repeat(t, done, m{pc}, w{at}, {opcode}, {at}, r{at})", f"r{at} += m{pc}")
+            self.put(f"n += m{pc}", f"busy += b{at} * m{pc}", f"w{at}.count += m{pc}")
         self.pc += 1
+
+    def time_loop(self, loop: Loop, pc: int) -> None:
+        """Goes backwards through the last run of a loop, so that `q` is what follows, then adds its other runs."""
+        self.put(f"if m{pc}:")
+        self.depth += 1
+        self.put(f"q{pc} = q")
+        placed = zip(loop.body, accumulate(map(_length, loop.body), initial=pc + 1), strict=False)
+        for node, at in reversed([*placed]):
+            if isinstance(node, Loop):
+                self.time_loop(node, at)
+            else:
+                self.put(f"if d{at} - q > g: g = d{at} - q", f"q += o{at}")
+        self.put(f"q += (i{pc} - 1) * (q - q{pc})")
+        self.depth -= 1
+
+
+def _length(node: Node) -> int:
+    """Instructions that a node is written in."""
+    return sum(map(_length, node.body)) + 2 if isinstance(node, Loop) else 1
 
 
 def _single(loop: Loop) -> bool:
