@@ -68,6 +68,9 @@ class Given:
         """Every tensor once."""
         return sum(tensor.size_bytes for tensor in self.program.tensors)
 
+    def check(self) -> None:
+        """It has no parameters."""
+
     def io_bound_bytes(self, machine: Machine) -> int:
         """Every tensor once."""
         return self.compulsory_bytes

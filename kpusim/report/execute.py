@@ -6,7 +6,7 @@ from attrs import frozen
 
 from kpusim.errors import UserError
 from kpusim.function import Executor, Verdict, compare, random_inputs
-from kpusim.function.dtypes import Array
+from kpusim.dtypes import Array
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 from kpusim.operators import Operator
