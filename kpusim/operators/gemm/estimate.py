@@ -30,50 +30,84 @@ def fold_sizes(machine: Machine, dtype: str) -> dict[str, int]:
 class Cost:
     """Estimated cycles by what they are spent on: the parts overlap, and what comes before and after does not.
 
-    `lead` is before the first multiplication, `step` behind the last load, `tail` behind the last multiplication.
+    `lead` is before the first multiplication of the first tile, with `fill` where HBM is busy all along, `stagger` from there to that of the last one, which a
+    DMA queue serves after the others; `step` one step of the engines, `finish` from a tile's last multiplication to its
+    results, `out` their way to HBM, `queue` what a queue takes to store those of all its tiles.
     """
 
     matrix: int
     vector: int
     hbm: int
-    dma: int
+    load: int
+    store: int
     noc: int
     lead: int
+    fill: int
+    stagger: int
     step: int
-    tail: int
+    finish: int
+    out: int
+    queue: int
     hbm_bytes: int
 
     @property
     def parts(self) -> dict[str, int]:
         """The parts that overlap, by name."""
-        return {"matrix": self.matrix, "vector": self.vector, "HBM": self.hbm, "DMA": self.dma, "NoC": self.noc}
+        return {
+            "matrix": self.matrix, "vector": self.vector, "HBM": self.hbm, "loads": self.load, "stores": self.store,
+            "NoC": self.noc,
+        }  # fmt: skip
 
     @property
     def cycles(self) -> int:
-        """What mappings are ranked by: either the engines wait for the first data, or the data ends with a step."""
-        engines = max(self.matrix, self.vector) + self.lead + self.tail
-        return max(engines, max(self.hbm, self.dma, self.noc) + self.step)
+        """What mappings are ranked by: the longest of four pipelines, each with what comes before and behind it."""
+        behind = max(self.stagger, self.queue) + self.out
+        engines = max(self.matrix, self.vector) + behind
+        loads = max(self.load, self.noc) + self.step + behind
+        memory = self.step + self.hbm
+        return self.lead + self.finish + max(self.fill + max(engines, loads, self.step + self.store), memory)
 
 
 def hbm_bytes(mapping: Mapping, problem: Problem, access: int) -> int:
     """HBM traffic in whole accesses, of which a run that starts or ends within one takes all."""
+    return sum(traffic(mapping, problem, access).values())
+
+
+def traffic(mapping: Mapping, problem: Problem, access: int) -> dict[str, int]:
+    """HBM traffic by tensor, in bytes of whole accesses."""
     _, rounds_n = mapping.rounds(problem)
     lanes, copies = problem.lanes(mapping.grid_m * mapping.block_m), max(problem.batch, 1)
     m, n, k = (problem.m, mapping.block_m), (problem.n, mapping.block_n), (problem.k, mapping.block_k)
-    bits = {port: DTYPE_BITS[dtype] for port, dtype in (("a", problem.dtype), ("b", problem.stored_dtype))}
-    a = _fetched(*((k, m) if problem.transpose_a else (m, k)), bits["a"], access) * copies
-    b = _fetched(*((n, k) if problem.transpose_b else (k, n)), bits["b"], access)
     rows = problem.m, mapping.strip_rows
-    out = _fetched(rows, n, DTYPE_BITS[problem.out_dtype], access) * copies
+    a = _fetched(*((k, m) if problem.transpose_a else (m, k)), DTYPE_BITS[problem.dtype], access) * copies
+    b = _fetched(*((n, k) if problem.transpose_b else (k, n)), DTYPE_BITS[problem.stored_dtype], access)
+    found = {
+        "a": a * (1 if mapping.resident == "a" else rounds_n),
+        "b": b * (1 if mapping.resident == "b" else lanes),
+        "out": _fetched(rows, n, DTYPE_BITS[problem.out_dtype], access) * copies,
+    }
     if problem.epilogue.residual:
-        out += _fetched(rows, n, DTYPE_BITS[problem.model_dtype], access) * copies
+        found["residual"] = _fetched(rows, n, DTYPE_BITS[problem.model_dtype], access) * copies
     if problem.quantized:
         count = mapping.steps(problem) * mapping.grid_k * mapping.scales(problem)
-        b += _fetched((count, 1), n, DTYPE_BITS[problem.dtype], access)
-    vectors = len(problem.epilogue.vectors) * _fetched((1, 1), n, 32, access)
-    return a * (1 if mapping.resident == "a" else rounds_n) + (b if mapping.resident == "b" else b * lanes) + out + (
-        vectors * lanes
-    )
+        found["b_scale"] = _fetched((count, 1), n, DTYPE_BITS[problem.dtype], access) * lanes
+    for name in problem.epilogue.vectors:
+        found[name] = _fetched((1, 1), n, 32, access) * lanes
+    return found
+
+
+def _hbm_cycles(moved: dict[str, int], problem: Problem, machine: Machine) -> tuple[int, int]:
+    """Cycles that HBM takes to read and to write; a small tensor lies in few channels, and these are its bandwidth."""
+    hbm = machine.hbm
+    rate = hbm.attainable_bytes_per_cycle / hbm.channel_count
+    elements = {"a": problem.m * problem.k, "b": problem.n * problem.k * problem.entries, "out": problem.m * problem.n}
+
+    def cycles(name: str) -> int:
+        channels = ceil_div(elements.get(name, problem.n) * 2, hbm.interleave_bytes)  # of 2 bytes, about
+        return int(moved[name] / (rate * min(channels, hbm.channel_count)))
+
+    reads = sum(size for name, size in moved.items() if name != "out") / (rate * hbm.channel_count)
+    return max(int(reads), *(cycles(name) for name in moved if name != "out")), cycles("out")
 
 
 def _fetched(down: tuple[int, int], across: tuple[int, int], bits: int, access: int) -> int:
@@ -90,51 +124,88 @@ def _fetched(down: tuple[int, int], across: tuple[int, int], bits: int, access: 
     return rows * (full * (aligned[0] + access - start) + (aligned[1] + access - start if rest else 0))
 
 
-def _row_openings(mapping: Mapping, problem: Problem) -> int:
-    """Runs of HBM addresses, each of which opens a row."""
+def _row_openings(mapping: Mapping, problem: Problem, interleave: int) -> int:
+    """HBM rows opened: one for each interleave block, as often as a transfer comes to it."""
     lanes, (_, rounds_n) = problem.lanes(mapping.grid_m * mapping.block_m), mapping.rounds(problem)
-    copies, steps = max(problem.batch, 1), mapping.steps(problem) * mapping.grid_k
-    blocks_m, blocks_n = ceil_div(problem.m, mapping.block_m), rounds_n * mapping.grid_n
-    a = (problem.k * blocks_m if problem.transpose_a else problem.m * steps) * copies
-    b = problem.n * steps if problem.transpose_b else problem.k * blocks_n
-    return (
-        a * (1 if mapping.resident == "a" else rounds_n)
-        + b * (1 if mapping.resident == "b" else lanes)
-        + problem.m * copies * blocks_n
-    )
+    copies = max(problem.batch, 1)
+    m, n, k = (problem.m, mapping.block_m), (problem.n, mapping.block_n), (problem.k, mapping.block_k)
+    a = _opened(*((k, m) if problem.transpose_a else (m, k)), DTYPE_BITS[problem.dtype], interleave) * copies
+    b = _opened(*((n, k) if problem.transpose_b else (k, n)), DTYPE_BITS[problem.stored_dtype], interleave)
+    out = _opened((problem.m, mapping.strip_rows), n, DTYPE_BITS[problem.out_dtype], interleave) * copies
+    return a * (1 if mapping.resident == "a" else rounds_n) + b * (1 if mapping.resident == "b" else lanes) + out
+
+
+def _opened(down: tuple[int, int], across: tuple[int, int], bits: int, interleave: int) -> int:
+    """Interleave blocks touched by a matrix that is moved block by block, as in `_fetched`; short rows share some."""
+    (rows, _), (columns, wide) = down, across
+    pitch, run = columns * bits / 8, min(wide, columns) * bits / 8
+    touched = 1 + run / interleave if pitch > interleave else (pitch + run) / interleave
+    return int(rows * ceil_div(columns, wide) * min(touched, 1 + run // interleave))
 
 
 def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     """The cost of `mapping` in closed form (cycles, launch not included)."""
-    steps = mapping.rounds(problem)[0] * mapping.rounds(problem)[1] * mapping.steps(problem)
-    matrix, vector, step, behind = _engine_cycles(mapping, problem, machine)
-    traffic = hbm_bytes(mapping, problem, machine.hbm.access_bytes)
-    rate = machine.hbm.attainable_bytes_per_cycle
-    activation = _row_openings(mapping, problem) * machine.hbm.activate_gap_cycles // machine.hbm.channel_count
-    a_step = problem.a_bytes(mapping.block_m * mapping.block_k)
-    b_step = problem.b_bytes(mapping.block_n * mapping.block_k)
-    dma, noc = _dma_cycles(mapping, problem, a_step, b_step, machine), _noc_cycles(mapping, a_step, b_step, machine)
+    rounds_m, rounds_n = mapping.rounds(problem)
+    rounds, steps = rounds_m * rounds_n, rounds_m * rounds_n * mapping.steps(problem)
+    moved = traffic(mapping, problem, machine.hbm.access_bytes)
+    reads, writes = _hbm_cycles(moved, problem, machine)
+    whole = int(sum(moved.values()) / machine.hbm.attainable_bytes_per_cycle)
+    activation = _row_openings(mapping, problem, machine.hbm.interleave_bytes) * machine.hbm.activate_gap_cycles // machine.hbm.channel_count
+    a_step, b_step = _step_bytes(mapping, problem)
     planes = mapping.grid_batch * mapping.grid_k
     loaded = planes * (mapping.grid_m * a_step + mapping.grid_n * b_step)
-    latency = machine.hbm.read_cycles + machine.hbm.controller_cycles + machine.dma.setup_cycles
-    lead = latency + max(int(min(loaded, traffic) / rate), dma)
-    in_flight = min(loaded * mapping.slots, machine.dma_engines * machine.dma.outstanding_bytes)
-    waiting = steps * loaded * latency // max(in_flight, 1)
-    last = max(problem.batch, 1) * problem.m * problem.n
-    last = min(last, mapping.base_tiles * mapping.block_m * mapping.block_n)
-    queued = mapping.strips * ceil_div(mapping.base_tiles, machine.dma_engines)  # at the busiest engine
-    out = max(int(last * problem.out_bytes / rate), queued * machine.dma.setup_cycles)
+    hbm = machine.hbm
+    latency = hbm.precharge_cycles + hbm.row_activate_cycles + hbm.read_cycles + hbm.controller_cycles + _hops(machine)
+    in_flight = machine.dma_engines * machine.dma.outstanding_bytes
+    waiting = steps * loaded * latency // in_flight
+    matrix, vector, step, finish = _engine_cycles(mapping, problem, machine)
+    load, store = _load_cycles(mapping, problem, machine), _store_cycles(mapping, problem, machine)
+    first = load // ceil_div(planes * max(_active(mapping, problem)), machine.dma_engines)
+    tiles = _stored_tiles(mapping, problem, machine)
+    each, copied = store // tiles, _reduce_cycles(mapping, problem, machine)
     return Cost(
         matrix=matrix,
         vector=vector,
-        hbm=max(int(traffic / rate), activation, waiting),
-        dma=steps * dma,
-        noc=steps * noc,
-        lead=lead,
-        step=step + behind + latency,
-        tail=behind + latency + out,
-        hbm_bytes=traffic,
+        hbm=max(whole, reads + writes // rounds, reads // steps + writes, activation, waiting),
+        load=(steps - 1) * max(load, (step + latency + load) // mapping.slots),
+        store=max(rounds * store, writes) + latency,
+        noc=(steps - 1) * _noc_cycles(mapping, a_step, b_step, machine),
+        lead=latency + first,
+        fill=max(reads // steps - load, 0),
+        stagger=load - first,
+        step=step,
+        finish=finish + copied + (_hops(machine) if copied else 0),
+        out=each + latency,
+        queue=max(store - each, writes // rounds - each, (tiles - 1) * copied),
+        hbm_bytes=sum(moved.values()),
     )
+
+
+def _step_bytes(mapping: Mapping, problem: Problem) -> tuple[int, int]:
+    """Bytes of a block of A and of B."""
+    depth = min(mapping.block_k, problem.k)
+    a = problem.a_bytes(min(mapping.block_m, problem.m) * depth)
+    return a, problem.b_bytes(min(mapping.block_n, problem.n) * depth)
+
+
+def _active(mapping: Mapping, problem: Problem) -> tuple[int, int]:
+    """Grid rows and columns that have something to do in the first round."""
+    longest = max(problem.groups) if problem.groups else problem.m
+    rows = min(mapping.grid_m, ceil_div(longest, mapping.block_m))
+    return rows, min(mapping.grid_n, ceil_div(problem.n, mapping.block_n))
+
+
+def _stored_tiles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+    """Tiles whose results the busiest DMA queue stores."""
+    share = ceil_div(mapping.base_tiles, machine.dma_engines)
+    rows, columns = _active(mapping, problem)
+    whole, rest = divmod(share, mapping.grid_n)
+    return min(whole * columns + min(rest, columns), rows * columns * mapping.grid_batch)
+
+
+def _hops(machine: Machine) -> int:
+    """Cycles from a DMA engine to the far end of its row and half the rows, and into the SRAM."""
+    return (machine.tiles.columns + machine.tiles.rows // 2) * machine.noc.hop_cycles + machine.sram.latency_cycles
 
 
 def _engine_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, int, int, int]:
@@ -145,15 +216,20 @@ def _engine_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> tupl
     depth = min(mapping.block_k, problem.k)
     occupancy, drain = matmul_timer(machine, problem.dtype, accumulate=True)(block_m, block_n, depth)
     strip = chain_cycles(problem, machine, min(block_m, mapping.strip_rows), block_n)
-    finish = ceil_div(block_m, mapping.strip_rows) * strip
+    strips = ceil_div(block_m, mapping.strip_rows)
+    added = 0
     if mapping.grid_k > 1:
         results = block_m * block_n
-        finish += (mapping.grid_k - 1) * vector_timer(machine, "add")(results, 3 * 4 * results)
+        added = (mapping.grid_k - 1) * vector_timer(machine, "add")(results, 3 * 4 * results)
     unpack = _dequantize_cycles(mapping, problem, machine)
-    vector = rounds * (finish + steps * unpack)
-    if mapping.accumulators > 1:
-        return rounds * steps * occupancy, vector, occupancy + unpack, drain + finish
-    return (rounds - 1) * (drain + finish) + rounds * steps * occupancy, vector, occupancy + unpack, drain + finish
+    vector = rounds * (added + strips * strip + steps * unpack)
+    last, _ = matmul_timer(machine, problem.dtype, accumulate=True)(
+        block_m, block_n, ceil_div(problem.k, mapping.grid_k) - (steps - 1) * depth
+    )
+    matrix, finish = rounds * ((steps - 1) * occupancy + last), drain + added + strip
+    if mapping.accumulators == 1:
+        matrix += (rounds - 1) * (drain + added + strips * strip)
+    return matrix, vector, occupancy + unpack, finish
 
 
 def _dequantize_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
@@ -166,20 +242,42 @@ def _dequantize_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> 
     return scales * vector_timer(machine, "mul")(each, size)
 
 
-def _dma_cycles(mapping: Mapping, problem: Problem, a_step: int, b_step: int, machine: Machine) -> int:
-    """Cycles a step of the busiest DMA queue, engine or SRAM port."""
+def _load_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+    """Cycles a step of the busiest DMA queue or engine that loads, or SRAM port."""
+    a_step, b_step = _step_bytes(mapping, problem)
     planes = mapping.grid_batch * mapping.grid_k
-    groups_a, groups_b = planes * mapping.grid_m, planes * mapping.grid_n
+    groups_a, groups_b = (planes * groups for groups in _active(mapping, problem))
     a = _queue_cycles(groups_a, 1, a_step, machine)
     b = _queue_cycles(groups_b, 1 + (mapping.scales(problem) if problem.quantized else 0), b_step, machine)
-    apart = 2 * max(groups_a, groups_b) <= machine.dma_engines  # A and B have engines of their own
-    return max(a, b, 0 if apart else a + b, int((a_step + b_step) / machine.sram.ports.dma))
+    both = 0
+    if 2 * max(groups_a, groups_b) > machine.dma_engines:  # else A and B have engines of their own
+        shares = [(groups_a, a_step), (groups_b, b_step)]
+        moved = sum(ceil_div(groups, machine.dma_engines) * size for groups, size in shares)
+        both = int(moved / machine.dma.bytes_per_cycle)
+    return max(a, b, both, int((a_step + b_step) / machine.sram.ports.dma))
 
 
-def _queue_cycles(groups: int, loads: int, size: int, machine: Machine) -> int:
-    """Cycles a step of the busiest DMA queue that loads `size` bytes, in so many loads, for each of `groups`."""
-    each = loads * machine.dma.setup_cycles + int(size / machine.dma.bytes_per_cycle)
+def _queue_cycles(groups: int, transfers: int, size: int, machine: Machine) -> int:
+    """Cycles of the busiest DMA queue for `size` bytes, in so many transfers, for each of `groups`."""
+    each = transfers * machine.dma.setup_cycles + int(size / machine.dma.bytes_per_cycle)
     return ceil_div(groups, machine.dma_engines) * each
+
+
+def _store_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+    """Cycles a round of the DMA queue that stores, and loads the residual."""
+    results = min(mapping.block_m, problem.m) * min(mapping.block_n, problem.n)
+    strips = ceil_div(min(mapping.block_m, problem.m), mapping.strip_rows)
+    sizes = [results * problem.out_bytes]
+    if problem.epilogue.residual:
+        sizes.append(results * DTYPE_BITS[problem.model_dtype] // 8)
+    each = sum(strips * machine.dma.setup_cycles + int(size / machine.dma.bytes_per_cycle) for size in sizes)
+    return _stored_tiles(mapping, problem, machine) * each
+
+
+def _reduce_cycles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+    """Cycles of a DMA queue to bring one tile the partial sums of a round."""
+    size = 4 * min(mapping.block_m, problem.m) * min(mapping.block_n, problem.n)
+    return (mapping.grid_k - 1) * (machine.dma.setup_cycles + int(size / machine.dma.bytes_per_cycle))
 
 
 def _noc_cycles(mapping: Mapping, a_step: int, b_step: int, machine: Machine) -> int:

@@ -204,10 +204,10 @@ def _k_blocks(problem: Problem, grid_k: int, least: int) -> list[int]:
 def _choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> tuple[Mapping, Cost]:
     """The mapping to use, of all those weighed, which come fastest first.
 
-    Up to 3 % of the cycles are given for less HBM traffic (in steps of 5 %), and for not copying on chip; of what
+    Up to 1 % of the cycles are given for less HBM traffic (in steps of 5 %), and for not copying on chip; of what
     remains within 0.5 % of the fastest, the fewest instructions win.
     """
-    near = _within(weighed, 1.03)
+    near = _within(weighed, 1.01)
     least = min(cost.hbm_bytes for _, cost in near)
     lean = [item for item in near if item[1].hbm_bytes <= least * 1.05]
     simple = [item for item in lean if not item[0].resident] or lean
