@@ -115,7 +115,7 @@ def gemm4096() -> Pairs:
     yield "gemm4096.plain.wall_in_timeouts", wall
     yield "gemm4096.cycles", run.cycles
     yield "gemm4096.instructions", run.counters["instructions"]
-    yield "gemm4096.matrix_utilisation", operator.macs / machine.peak_macs_per_cycle("bf16") / run.cycles
+    yield "gemm4096.matrix_utilisation", float(operator.macs / machine.peak_macs_per_cycle("bf16") / run.cycles)
     yield "gemm4096.traffic_over_bound", _traffic(run) / operator.io_bound_bytes(machine)
 
 
@@ -136,7 +136,7 @@ def gemm4096_edge() -> Pairs:
     wall, run = _timed(lambda: simulate(operator.lower(machine).program, machine))
     yield "gemm4096_edge.wall_in_timeouts", wall
     yield "gemm4096_edge.cycles", run.cycles
-    yield "gemm4096_edge.matrix_utilisation", operator.macs / machine.peak_macs_per_cycle("bf16") / run.cycles
+    yield "gemm4096_edge.matrix_utilisation", float(operator.macs / machine.peak_macs_per_cycle("bf16") / run.cycles)
     yield "gemm4096_edge.traffic_over_bound", _traffic(run) / operator.io_bound_bytes(machine)
 
 

@@ -5,6 +5,7 @@ instruction's constants once and returns the formula over sizes alone, for calle
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from math import ceil
 
 from kpusim.errors import UserError
@@ -13,7 +14,9 @@ from kpusim.machine.spec import Machine
 
 __all__ = [
     "compute_bound_cycles",
+    "fold_sizes",
     "hbm_bound_cycles",
+    "matmul_array_timer",
     "matmul_cycles",
     "matmul_sram_bytes",
     "matmul_timer",
@@ -22,47 +25,108 @@ __all__ = [
 ]
 
 _ACCUMULATOR_BYTES = 4  # fp32, or int32 for integer factors
+_WHOLE = 1 << 62  # what a fold covers of the dimension that is streamed: all of it
+
+Timer = Callable[[int, int, int], tuple[int, int]]
+"""(m, n, k) -> (occupancy, drain), in cycles."""
 
 
-def matmul_timer(
-    machine: Machine, dtype: str, *, accumulate: bool = False
-) -> Callable[[int, int, int], tuple[int, int]]:
-    """The function (m, n, k) -> (occupancy, drain), in cycles, of a matmul instruction with factors of `dtype`.
+def fold_sizes(machine: Machine, dtype: str) -> tuple[int, int, int]:
+    """How much of M, N and K one fold of the array covers: of the one that is streamed more than there can be.
 
-    An output-stationary array of R x C cells works through ceil(m/R) * ceil(n/C) folds, each for one tile of results.
-    Folds that do not overlap take R + C + ceil(k/rate) - 2 cycles each and leave nothing to drain: the skew of the
-    operands, R + C - 2, then k steps at `macs_per_cell` a cycle (SCALE-Sim, Samajdar et al., arXiv:1811.02883; its
-    version 3.0.0 reports one cycle less in all, the number of the last cycle counted from 0).
-    Overlapped folds occupy the array for ceil(k/rate) each, and the last result is visible R + C - 2 cycles later.
+    An output-stationary array of R x C cells keeps results: R of M, C of N. A weight-stationary one keeps factors of
+    `b`, R * depth of K and C of N, and an input-stationary one factors of `a`, R * depth of K and C of M: a cell has
+    as many of them along K as it multiplies whole in a cycle (`macs_per_cell`), at least one.
+    Raises UserError for a dtype that the array cannot multiply.
+    """
+    engine, depth = machine.matrix, _depth(machine, dtype)
+    return {
+        "output-stationary": (engine.rows, engine.columns, _WHOLE),
+        "weight-stationary": (_WHOLE, engine.columns, engine.rows * depth),
+        "input-stationary": (engine.columns, _WHOLE, engine.rows * depth),
+    }[engine.dataflow]
 
-    Either way the array is occupied at least as long as its SRAM port takes for the operands (`a` once for each column
-    of folds, `b` once for each row of folds), for writing the fp32 or int32 results, and for reading them before when
-    `accumulate`. Sizes of 0 take no time. Raises UserError for a dtype that the array cannot multiply.
+
+def matmul_array_timer(machine: Machine, dtype: str) -> Timer:
+    """The function (m, n, k) -> (cycles, drain) of a matmul instruction with factors of `dtype` in the array alone.
+
+    What a fold keeps is shifted in for `load` cycles (R for factors, 0 for results), and `steps` stream the rest:
+    ceil(size * depth / rate), `depth` being what a cell keeps along K (see `fold_sizes`) and `rate` its macs_per_cell.
+    The fold's last result is visible load + R + C + steps - 2 cycles from its start, R + C - 2 of them the skew of
+    the operands. Folds that do not overlap follow each other after that time, and nothing is left to drain. At a
+    rate of 1 (SCALE-Sim, Samajdar et al., arXiv:1811.02883; its version 3.0.0 reports one cycle less in all, the number
+    of the last cycle counted from 0):
+
+        output-stationary  ceil(m/R) * ceil(n/C) * (R + C + k - 2)
+        weight-stationary  ceil(k/R) * ceil(n/C) * (2R + C + m - 2)
+        input-stationary   ceil(k/R) * ceil(m/C) * (2R + C + n - 2)
+
+    Overlapped folds follow each other every max(steps, load) cycles, since the next factors are shifted in while this
+    fold streams; the last one drains. Sizes of 0 take no time. Raises UserError as `fold_sizes`.
     """
     engine = machine.matrix
-    if dtype not in engine.macs_per_cell:
-        raise _no_matmul(machine, dtype)
-    rows, columns, rate = engine.rows, engine.columns, engine.macs_per_cell[dtype]
-    skew = rows + columns - 2
-    fold_skew, drain = (0, skew) if engine.overlap_folds else (skew, 0)
-    port, scale = machine.sram.ports.matrix.as_integer_ratio()  # port / scale bytes a cycle
+    fold_m, fold_n, fold_k = sizes = fold_sizes(machine, dtype)
+    streamed, load = sizes.index(_WHOLE), 0 if engine.dataflow == "output-stationary" else engine.rows
+    pace, scale = Fraction(engine.macs_per_cell[dtype], _depth(machine, dtype)).as_integer_ratio()
+    filled, overlap = load + engine.rows + engine.columns - 2, engine.overlap_folds
 
     def time(m: int, n: int, k: int) -> tuple[int, int]:
         if not (m and n and k):
             return 0, 0
-        high, wide = -(-m // rows), -(-n // columns)
-        array = high * wide * (fold_skew + -(-k // rate))
-        traffic = -(-matmul_sram_bytes(machine, m, n, k, dtype, accumulate=accumulate) * scale // port)
-        return (array if array > traffic else traffic), drain
+        folds = -(-m // fold_m) * -(-n // fold_n) * -(-k // fold_k)
+        steps = -(-(m, n, k)[streamed] * scale // pace)
+        alone = filled + steps
+        each = (steps if steps > load else load) if overlap else alone
+        return folds * each, alone - each
+
+    return time
+
+
+def matmul_timer(machine: Machine, dtype: str, *, accumulate: bool = False) -> Timer:
+    """The function (m, n, k) -> (occupancy, drain), in cycles, of a matmul instruction with factors of `dtype`.
+
+    As `matmul_array_timer`, but occupied for at least as long as its SRAM port takes for `matmul_sram_bytes`.
+    """
+    array, moved = matmul_array_timer(machine, dtype), _sram_bytes(machine, dtype, accumulate)
+    port, scale = machine.sram.ports.matrix.as_integer_ratio()  # port / scale bytes a cycle
+
+    def time(m: int, n: int, k: int) -> tuple[int, int]:
+        cycles, drain = array(m, n, k)
+        traffic = -(-moved(m, n, k) * scale // port)
+        return (cycles if cycles > traffic else traffic), drain
 
     return time
 
 
 def matmul_sram_bytes(machine: Machine, m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> int:
-    """Bytes that one matmul instruction moves through its SRAM port; see `matmul_timer`."""
-    high, wide = -(-m // machine.matrix.rows), -(-n // machine.matrix.columns)
-    factors = -(-(m * wide + n * high) * k * DTYPE_BITS[dtype] // 8)
-    return factors + m * n * _ACCUMULATOR_BYTES * (2 if accumulate else 1)
+    """Bytes that one matmul instruction moves through its SRAM port.
+
+    Each operand passes once for each fold along the dimension that it does not have: `a` along N, `b` along M, the fp32
+    or int32 results along K. Results are written every time, and read before it but for the first (then too, when
+    `accumulate`). As one dimension is streamed whole, each dataflow moves just once what it keeps in its cells.
+    """
+    return _sram_bytes(machine, dtype, accumulate)(m, n, k)
+
+
+def _sram_bytes(machine: Machine, dtype: str, accumulate: bool) -> Callable[[int, int, int], int]:
+    fold_m, fold_n, fold_k = fold_sizes(machine, dtype)
+    bits, first = DTYPE_BITS[dtype], 0 if accumulate else 1  # the passes of the results that need not be read
+
+    def moved(m: int, n: int, k: int) -> int:
+        if not (m and n and k):
+            return 0
+        factors = -(-(m * -(-n // fold_n) + n * -(-m // fold_m)) * k * bits // 8)
+        return factors + m * n * _ACCUMULATOR_BYTES * (2 * -(-k // fold_k) - first)
+
+    return moved
+
+
+def _depth(machine: Machine, dtype: str) -> int:
+    """Factors along K that a cell keeps, or 1 result. Raises UserError for a dtype that the array cannot multiply."""
+    engine = machine.matrix
+    if dtype not in engine.macs_per_cell:
+        raise _no_matmul(machine, dtype)
+    return 1 if engine.dataflow == "output-stationary" else max(1, int(engine.macs_per_cell[dtype]))
 
 
 def _no_matmul(machine: Machine, dtype: str) -> UserError:
@@ -70,9 +134,7 @@ def _no_matmul(machine: Machine, dtype: str) -> UserError:
     return UserError("the matrix engine cannot multiply this dtype", found=dtype, allowed=allowed)
 
 
-def matmul_cycles(
-    machine: Machine, m: int, n: int, k: int, dtype: str, *, accumulate: bool = False
-) -> tuple[int, int]:
+def matmul_cycles(machine: Machine, m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> tuple[int, int]:
     """Cycles (occupancy, drain) of one matmul instruction of m x k times k x n; see `matmul_timer`."""
     return matmul_timer(machine, dtype, accumulate=accumulate)(m, n, k)
 

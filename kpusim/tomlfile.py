@@ -30,9 +30,12 @@ class TomlFile:
 
     def where(self, path: Sequence[Key]) -> str:
         """The place of a key, such as "my.toml:7: [hbm] stacks"; for a missing key, the line of its table."""
+        return f"{self.line(path)}: {key_text(path)}" if path else self.line(path)
+
+    def line(self, path: Sequence[Key]) -> str:
+        """The line of a key, such as "my.toml:7"; for a missing key, that of its table."""
         found = [(len(key), -line) for line, key in _keys(self.text) if tuple(path[: len(key)]) == key]
-        line = f":{-max(found)[1]}" if found else ""
-        return f"{self.name}{line}: {key_text(path)}" if path else f"{self.name}{line}"
+        return f"{self.name}:{-max(found)[1]}" if found else self.name
 
 
 def key_text(path: Sequence[Key]) -> str:

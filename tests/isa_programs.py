@@ -80,8 +80,9 @@ def programs(draw, integers=INT64):
 @st.composite
 def _tensor(draw, name):
     shape = draw(SIZES)
-    block = draw(st.sampled_from([(), (2, 3)])) if len(shape) > 1 else ()
-    return Tensor(name, draw(DTYPES), shape, draw(st.sampled_from(["in", "out", "inout"])), block)
+    block = draw(st.sampled_from([(), (2, 4)])) if len(shape) > 1 else ()
+    pitch = 0 if block else draw(st.sampled_from([0, 12, 32]))  # whole bytes, and not less than any row
+    return Tensor(name, draw(DTYPES), shape, draw(st.sampled_from(["in", "out", "inout"])), block, pitch)
 
 
 @st.composite

@@ -12,7 +12,7 @@ Operations come in blocks; a block may be a hardware loop, which is checked by p
 from random import Random
 
 from attrs import Factory, define
-from random_work import BUFFERS, MAPS, SIZES, TABLES, TENSORS, Work
+from random_work import BUFFERS, MAPS, SIZES, TABLES, Work, tensors
 
 from kpusim.isa.expr import Const, Lookup, Name
 from kpusim.isa.program import Instruction, Loop, Program, Section, Semaphore, SemaphoreRef, Signal, TileSet
@@ -41,6 +41,10 @@ CHOICES = {  # what machines differ in; nothing: as kpu-tiny
                 "hbm.activate_gap=0cycles"],
     "refresh": ["", "hbm.refresh=123cycles"],
     "barrier": ["", "front_end.barrier=0cycles"],
+    "dataflow": ["", "matrix.dataflow=weight-stationary", "matrix.dataflow=input-stationary"],
+    "cells": ["", "matrix.macs_per_cell.bf16=2/3"],
+    "ports": ["", "sram.ports.matrix=33.3B/cycle", "sram.ports.vector=5B/cycle",
+              "sram.ports.matrix=2.5B/cycle sram.ports.vector=20B/cycle"],
 }  # fmt: skip
 FAST = [  # everything shared takes a cycle or none, so that much falls into one cycle
     "dma.bandwidth=64B/cycle", "noc.bandwidth=64B/cycle", "sram.ports.dma=64B/cycle", "dma.setup=0cycles",
@@ -335,7 +339,7 @@ class _Generator:
                 queue.body.append(Instruction("halt"))
         semaphores = [sem for channel in self.channels for sem in channel.semaphores(self.tiles)]
         sections = tuple(queue.section() for queue in self.queues)
-        return Program("random", TENSORS, MAPS, BUFFERS, tuple(semaphores), TABLES, sections)
+        return Program("random", tensors(self.random), MAPS, BUFFERS, tuple(semaphores), TABLES, sections)
 
 
 def _move(slot, move, credits):

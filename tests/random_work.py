@@ -3,15 +3,10 @@
 from kpusim.isa.expr import Const, Lookup, Name, maximum, minimum
 from kpusim.isa.program import Box, Buffer, Instruction, Loop, Range, Rows, Table, Tensor, TensorMap, TileSet, View
 
-__all__ = ["BUFFERS", "MAPS", "SIZES", "TABLES", "TENSORS", "Work"]
+__all__ = ["BUFFERS", "MAPS", "SIZES", "TABLES", "Work", "tensors"]
 
 ROWS, SIZES = (3, 0, 7, 7, 63, -2, 70, 12, 1, 40, 41, 42), (4, 0, 16, 1, 5, 8, 3)
 
-TENSORS = (
-    Tensor("X", "bf16", (64, 64), "inout"),
-    Tensor("Y", "bf16", (48, 40), "inout", (8, 16)),
-    Tensor("Z", "bf16", (4, 16, 16), "inout"),
-)
 MAPS = (TensorMap("X_box", "X", (16, 16)), TensorMap("Y_box", "Y", (16, 16)), TensorMap("Z_box", "Z", (2, 16, 16)))
 BUFFERS = (
     Buffer("a", "bf16", 2, (16, 16), 0),
@@ -19,6 +14,15 @@ BUFFERS = (
     Buffer("index", "int32", 1, (16, 16), 2048),
 )
 TABLES = Table("rows", ROWS), Table("sizes", SIZES)
+
+
+def tensors(random):
+    """X, Y and Z: row-major, with a row pitch or without, and blocked."""
+    return (
+        Tensor("X", "bf16", (64, 64), "inout", pitch=random.choice([0, 0, 65, 96, 256])),
+        Tensor("Y", "bf16", (48, 40), "inout", (8, 16)),
+        Tensor("Z", "bf16", (4, 16, 16), "inout", pitch=random.choice([0, 0, 20, 32])),
+    )
 
 
 class Work:

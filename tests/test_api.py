@@ -41,7 +41,7 @@ def test_arrays_are_by_operator_and_unit():
     arrays = result.arrays()
     assert arrays["name"].tolist()[:2] == ["layer[0].up", "layer[0].down"]
     assert arrays["busy"].shape == (6, 24)
-    assert arrays["stalls"].shape == (6, 24, 6)
+    assert arrays["stalls"].shape == (6, 24, 7)
     accounted = arrays["busy"] + arrays["stalls"].sum(axis=2)
     assert np.all(accounted <= arrays["cycles"][:, None])
     assert arrays["macs.bf16"].sum() == 3 * 2 * 8 * 16 * 32

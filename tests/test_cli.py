@@ -30,6 +30,11 @@ def test_version(kpusim):
     assert kpusim("--version").stdout == f"kpusim, version {__version__}\n"
 
 
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "kpusim", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"kpusim, version {__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -42,6 +47,7 @@ def test_version(kpusim):
         (["machine", "show", "kpu-tiny", "--set", "hbm.stacks=0"], "Error: --set hbm.stacks: too small"),
         (["machine", "check"], "Missing argument"),
         (["machine", "check", "no.toml"], "Error: no.toml: cannot be read: No such file or directory"),
+        (["trace", "events", "t.h5", "--from", "9", "--to", "3"], "--to: the window ends before it begins; found 3"),
     ],
 )
 def test_bad_input_exits_2_with_one_message(kpusim, args, message):

@@ -40,6 +40,21 @@ def test_atomic_path_replaces_on_success(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_of_two_that_write_a_path_at_once_the_last_wins(tmp_path):
+    path = tmp_path / "x.txt"
+    with atomic_path(path) as first:
+        first.write_text("first")
+        with atomic_path(path) as second:
+            second.write_text("second")
+            with pytest.raises(ValueError), atomic_path(path) as third:
+                raise ValueError
+        assert path.read_text() == "second"
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    assert [part.name for part in (first, second, third)] == ["x.txt.part", "x.txt.1.part", "x.txt.2.part"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt])
 def test_atomic_path_leaves_nothing_behind(tmp_path, interruption):
     path = tmp_path / "x.txt"

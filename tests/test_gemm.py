@@ -12,6 +12,7 @@ from kpusim.errors import UserError
 from kpusim.function import Executor, compare, random_inputs
 from kpusim.isa import assemble, disassemble
 from kpusim.isa.check import check_program
+from kpusim.isa.layout import Layout
 from kpusim.machine import load_machine
 from kpusim.machine.limits import limits_of
 from kpusim.operators import build_operator, make_operator
@@ -31,7 +32,12 @@ VARIANTS = [  # of kpu-tiny, whose SRAM of 4 KiB holds next to nothing
     "sram.capacity=640B hbm.access=32B",
     "sram.capacity=1KiB matrix.rows=128 matrix.columns=64",  # which does not hold one fold
 ]
-LAYOUTS = [{}, {"a": (8, 16), "out": (5, 3)}, {"b": (4, 8)}]
+LAYOUTS = [
+    {},
+    {"a": Layout((8, 16)), "out": Layout((5, 3))},
+    {"b": Layout((4, 8))},
+    {"a": Layout(pitch=50), "b": Layout((8, 8)), "out": Layout(pitch=49)},
+]
 preset = cache(load_machine)
 variant = cache(lambda changes: load_machine(TINY, changes.split()))
 IN, OUT = st.sampled_from(["bf16", "fp16"]), st.sampled_from(["bf16", "fp16", "fp32"])

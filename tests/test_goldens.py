@@ -1,19 +1,21 @@
-"""Nothing takes another number of cycles than `traces/goldens.toml` says, where it is also said how that changes."""
+"""Nothing takes another number of cycles than the suites in `traces/` say: `kpusim regress` as tests."""
 
-import tomllib
+from pathlib import Path
 
-from attrs import asdict
-from update_goldens import GOLDENS, measure
+import pytest
+
+from kpusim.golden import changes, load_suite, measure
+
+SUITES = [load_suite(path) for path in sorted((Path(__file__).parents[1] / "traces").glob("*.toml"))]
+CASES = [pytest.param(case, id=f"{suite.path.stem}/{case.name}") for suite in SUITES for case in suite.cases]
 
 
-def test_nothing_has_moved():
-    moved = []
-    for suite, cases in tomllib.loads(GOLDENS.read_text(encoding="utf-8")).items():
-        for case in cases:
-            measured = asdict(measure(case["machine"], case["run"]))
-            moved += [
-                f"{suite:<8} {case['machine']:<15} {case['run']:<50} {key:<10} {case[key]!s:>16} -> {value!s:>16}"
-                for key, value in measured.items()
-                if case[key] != value
-            ]
-    assert not moved, "\n".join(["", *moved, "if that is meant: python tests/update_goldens.py"])
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_has_moved(case):
+    moved = changes(case.golden, measure(case))
+    assert not moved, "\n".join(["", *(f"{change.short}  {change.because}" for change in moved), "kpusim regress"])
+
+
+def test_the_cases_are_there():
+    assert {suite.path.stem for suite in SUITES} >= {"prefill", "decode", "kasm", "workloads"}
+    assert len(CASES) >= 16

@@ -16,7 +16,7 @@ from kpusim.isa.program import Const, Instruction, Section
 from kpusim.isa.reference import reference
 from kpusim.isa.tables import DTYPE_GROUPS, instruction_rows
 from kpusim.isa.walk import section_codes
-from kpusim.machine import load_machine
+from kpusim.machine import load_machine, machine_names
 from kpusim.machine.limits import limits_of
 from kpusim.operators.gemm.operator import Gemm
 from kpusim.trace.reader import open_trace
@@ -397,7 +397,7 @@ def test_hand_written_programs(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
 
 
-@pytest.mark.parametrize("machine", ["kpu-tiny", "kpu-edge", "kpu-datacenter"])
+@pytest.mark.parametrize("machine", machine_names())
 @pytest.mark.parametrize("shape", [(1, 1, 1), (33, 100, 257), (512, 64, 300)])
 def test_lowered_programs_pass_and_come_back(machine, shape):
     loaded = load_machine(machine)

@@ -109,6 +109,8 @@ SETS = st.lists(
         st.integers(1, 2048).map(lambda n: f"sram.capacity={n} KiB"),
         st.sampled_from(["dma.placement=tile", "dma.placement=row-ends"]),
         st.sampled_from(["matrix.overlap_folds=true", "matrix.overlap_folds=false"]),
+        st.sampled_from(["matrix.dataflow=weight-stationary", "matrix.dataflow=input-stationary"]),
+        st.fractions(Fraction(1, 99), 99, max_denominator=99).map(lambda rate: f"matrix.macs_per_cell.fp32={rate}"),
         st.integers(1, 9).map(lambda n: f"vector.lane_cycles.exp={n}"),
         st.text().map(lambda s: f"description='''{s}'''").filter(lambda s: "\\r" not in repr(s) and s.isprintable()),
     ),
@@ -128,7 +130,8 @@ def test_the_data_centre_machine_is_what_the_design_pins():
     assert (machine.tiles.count, machine.matrix.rows, machine.matrix.columns) == (256, 32, 32)
     assert machine.peak_flops("bf16") == 524_288 * 10**9
     assert machine.peak_flops("int8") == 2 * machine.peak_flops("bf16")
-    assert machine.peak_flops("fp32") == 0
+    assert machine.peak_flops("fp32") == 131_072 * 10**9
+    assert machine.peak_flops("int32") == 0
     assert machine.hbm.channel_count == 192
     assert machine.hbm.peak_bytes_per_cycle == Fraction("4915.2")
     assert machine.hbm.channel_bytes_per_cycle == Fraction("25.6")
@@ -137,6 +140,32 @@ def test_the_data_centre_machine_is_what_the_design_pins():
     assert (machine.hbm.row_activate_cycles, machine.hbm.precharge_cycles, machine.hbm.read_cycles) == (20, 17, 14)
     assert machine.dma_engines == 32
     assert machine.balance("bf16") == 2 * 262_144 / machine.hbm.attainable_bytes_per_cycle
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1/4", Fraction(1, 4)), ("6/4", Fraction(3, 2)), ("6/3", 2), ("3", 3)])
+def test_rates_of_cells_are_whole_or_fractions(text, rate):
+    """16 cells in each of 4 tiles; exact, and an int where it is whole."""
+    change = f"matrix.macs_per_cell.fp32={text}"
+    machine = load_machine("kpu-tiny", [change])
+    assert machine.matrix.macs_per_cell["fp32"] == rate
+    assert machine.peak_macs_per_cycle("fp32") == 64 * rate
+    assert type(machine.peak_macs_per_cycle("fp32")) is int
+    assert load_machine("kpu-tiny", ["matrix.macs_per_cell.fp32=1/7"]).peak_macs_per_cycle("fp32") == Fraction(64, 7)
+    assert parse_machine(machine_toml(machine)) == machine
+    assert parse_machine(changed_toml("kpu-tiny", [change])) == machine
+    if type(rate) is int:
+        assert f"fp32 = {rate}" in machine_toml(machine)
+
+
+def test_the_tpu_like_machine_is_one_core_of_what_is_published():
+    """cloud.google.com/tpu/docs/v4: 275 TFLOP/s in bf16 or int8 from the two cores of a chip, 32 GiB at 1,200 GB/s."""
+    machine = load_machine("tpu-v4-like")
+    assert machine.peak_flops("bf16") == machine.peak_flops("int8") == pytest.approx(275e12 / 2, rel=0.001)
+    assert machine.peak_flops("fp32") * 6 == machine.peak_flops("bf16")
+    assert machine.hbm.peak_bytes_per_cycle * machine.clock_hz == 1200 * 10**9
+    assert machine.hbm.total_capacity_bytes == 32 << 30
+    assert machine.tiles.count * machine.sram.capacity_bytes == 32 << 20
+    assert (machine.matrix.dataflow, machine.tiles.count * machine.vector.lanes) == ("weight-stationary", 2048)
 
 
 def test_times_follow_the_clock_and_logic_does_not():
@@ -176,10 +205,19 @@ def test_units_have_names_and_engines_positions():
         ("noc.hop=-1 cycles", "--set noc.hop: too small; .*at least 0 cycles"),
         ("dma.bandwidth=0 B/s", "--set dma.bandwidth: must be more than 0"),
         ("dma.placement=rowends", "--set dma.placement: unknown; found 'rowends'; allowed: .*did you mean 'row-ends'"),
-        ("matrix.dataflow=weight-stationary", "--set matrix.dataflow: unknown; .*allowed: output-stationary"),
+        (
+            "matrix.dataflow=weight-stationery",
+            "unknown; .*allowed: output-stationary, .*did you mean 'weight-stationary",
+        ),
         ("matrix.overlap_folds=1", "--set matrix.overlap_folds: wrong type; found 1; allowed: true, false"),
         ("matrix.macs_per_cell={}", "--set matrix.macs_per_cell: no dtype can be multiplied"),
         ("matrix.macs_per_cell.bf61=1", "unknown key; found 'bf61'; .*did you mean 'bf16'"),
+        ("matrix.macs_per_cell.bf16=0", "--set matrix.macs_per_cell.bf16: must be more than 0; found 0; .*1/4"),
+        ("matrix.macs_per_cell.bf16=-1/4", "neither a whole number nor a fraction; found '-1/4'; .*in quotes .*1/4"),
+        ("matrix.macs_per_cell.bf16=0/4", "must be more than 0; found '0/4'"),
+        ("matrix.macs_per_cell.bf16=1/0", "neither a whole number nor a fraction; found '1/0'"),
+        ("matrix.macs_per_cell.bf16=0.25", "neither a whole number nor a fraction; found 0.25"),
+        ("matrix.macs_per_cell.bf16=true", "neither a whole number nor a fraction; found True"),
         ("matrix.macs_per_cell=1", "--set matrix.macs_per_cell: not a table; found 1"),
         ("vector.lane_cycles.exp=0", "--set vector.lane_cycles.exp: too small"),
         ("vector.lane_cycles={add = 1}", "missing"),

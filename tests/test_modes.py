@@ -9,6 +9,7 @@ import pytest
 from random_programs import random_case
 
 from kpusim.data import data_dir
+from kpusim.engines.stalls import ENGINE, MEMORY
 from kpusim.isa import read_program
 from kpusim.isa.check import check_program
 from kpusim.machine import load_machine
@@ -55,7 +56,8 @@ def assert_accounts(run, spans):
     assert run.idle.min() >= 0
     busy, stalls, ends = [0] * len(run.busy), [[0] * len(STALLS) for _ in run.busy], [0] * len(run.busy)
     for start, end, done, unit, _, _, _, _, _, *waited in spans:
-        before, within = sum(waited[:4]), sum(waited[4:])  # engine and memory are inside a span
+        within = sum(waited[cause] for cause in (ENGINE, MEMORY))  # the others are before a span
+        before = sum(waited) - within
         assert ends[unit] + before == start <= end <= done <= run.cycles
         assert within <= end - start
         busy[unit] += end - start - within
@@ -93,6 +95,9 @@ GEMMS = [
     ("kpu-edge", 200, 129, 513),
     ("kpu-datacenter", 1, 1024, 2048),
     ("kpu-datacenter", 300, 1000, 700),
+    ("kpu-many-small", 200, 700, 300),
+    ("tpu-v4-like", 300, 1000, 700),
+    ("scale-sim", 100, 70, 90),
 ]
 
 
@@ -112,7 +117,7 @@ def test_lowered_gemms_of_other_machines(sets, transpose_b):
     assert_equal_modes(program, machine, chunk_bytes=64)
 
 
-@pytest.mark.parametrize("machine", ["kpu-tiny", "kpu-edge", "kpu-datacenter"])
+@pytest.mark.parametrize("machine", ["kpu-tiny", "kpu-edge", "kpu-datacenter", "kpu-many-small", "tpu-v4-like"])
 @pytest.mark.parametrize("path", KASM, ids=lambda path: path.stem)
 def test_hand_written_programs(path, machine):
     program, loaded = read_program(path), load_machine(machine)

@@ -3,6 +3,7 @@
 import pytest
 
 from kpusim.errors import UserError
+from kpusim.isa.layout import Layout
 from kpusim.machine import load_machine
 from kpusim.operators import make_operator
 from kpusim.plan import load_workload, operator_plan, parse_workload, plan_workload, workload_names
@@ -100,7 +101,8 @@ def test_symbols_use_earlier_ones_and_changes_win():
         ('name = "two"', 'name = "one"', "a second operator of this name"),
         ('family = "gemm"\nports = { a = "u"', 'family = "gem"\nports = { a = "u"', "did you mean 'gemm'?"),
         ('a = "u", b', 'a = "uu", b', "unknown tensor; found 'uu'"),
-        ('a = "u", b', 'aa = "u", b', "two has no tensor at port a; allowed: ports a [m, k], b [k, n], out [m, n]"),
+        ('a = "u", b = "w2"', 'b = "w2"', "two has no tensor at port a; allowed: ports a [m, k], b [k, n], out [m, n]"),
+        ('a = "u", b', 'aa = "u", b', "no such port; found 'aa'; allowed: a, b, out; did you mean 'a'?"),
         ('out = "v"', 'out = "v", c = "x"', "no such port; found 'c'"),
         ('boundary = "barrier"', 'boundary = "fused"', "no lowering fuses one (gemm) into two (gemm)"),
         ('boundary = "barrier"', 'boundary = "barier"', "did you mean 'barrier'?"),
@@ -133,6 +135,15 @@ def test_an_activation_is_written_before_it_is_read():
     text = CHAIN.replace('out = "u"', 'out = "v"').replace('dtype = "fp32"', 'dtype = "bf16"')
     with pytest.raises(UserError, match=r'two reads the activation u, which .* "input"'):
         planned(text.replace('a = "u", b = "w2", out = "v"', 'a = "u", b = "w2", out = "v"'))
+
+
+def test_an_output_is_written_before_it_is_read():
+    text = CHAIN.replace(', dtype = "fp32"', "")
+    with pytest.raises(UserError) as caught:
+        planned(text.replace('a = "x"', 'a = "v"'))
+    assert str(caught.value).startswith("w.toml:18: [operators.0.operators.0] ports: one reads the output v, which no")
+    (plan,) = planned(text.replace('role = "activation"', 'role = "output"'))  # one writes u, two reads it
+    assert plan.steps[1].ports["out"].address == plan.steps[2].ports["a"].address
 
 
 def test_a_repeat_block_is_unrolled_with_tensors_of_its_own():
@@ -231,7 +242,7 @@ def test_blocks_of_a_step_save_row_openings():
     machine, operator = load_machine("kpu-datacenter"), make_operator("gemm(m=256, n=4096, k=256)")
     misses = [
         simulate(operator.lower(machine, layouts).program, machine).counters["hbm.row_misses"]
-        for layouts in ({}, {"b": (64, 64)})
+        for layouts in ({}, {"b": Layout((64, 64))})
     ]
     assert misses[1] < misses[0]
 

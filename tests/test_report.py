@@ -10,12 +10,14 @@ from kpusim.report.bound import bound_of, uses
 from kpusim.report.rows import rows_of, total_of
 from kpusim.report.table import number
 from kpusim.simulate.run import Run
+from kpusim.simulate.spans import STALLS
 from kpusim.simulate.workload import run_plans
 
 TINY = load_machine("kpu-tiny")
 PROGRAM = make_operator("gemm(m=16, n=16, k=16)").lower(TINY).program
 COUNTERS = (
-    "hbm.read_bytes", "hbm.write_bytes", "noc.busiest_link_bytes", "dma.busiest_engine_bytes", "sram.busiest_port_bytes"
+    "hbm.read_bytes", "hbm.write_bytes", "noc.busiest_link_bytes", "dma.busiest_engine_bytes",
+    "sram.busiest_port_bytes", "sram.matrix_bytes", "sram.vector_bytes",
 )  # fmt: skip
 
 
@@ -27,7 +29,7 @@ def made(cycles=1000, busy=(), **counters):
         accounts[unit] = amount
     names = {name.replace(".", "_"): name for name in COUNTERS}
     found = dict.fromkeys(COUNTERS, 0) | {names[name]: value for name, value in counters.items()}
-    return Run(PROGRAM, TINY, cycles, accounts, np.zeros((units, 6), np.int64), found)
+    return Run(PROGRAM, TINY, cycles, accounts, np.zeros((units, len(STALLS)), np.int64), found)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,8 @@ def made(cycles=1000, busy=(), **counters):
         (made(noc_busiest_link_bytes=7200), "NoC", "the busiest link of the network moves data in 90% of the cycles"),
         (made(dma_busiest_engine_bytes=8000), "DMA engine", "the busiest DMA engine moves data in 100%"),
         (made(sram_busiest_port_bytes=11200), "SRAM port", "the busiest DMA port of an SRAM moves data in 70%"),
+        (made(sram_matrix_bytes=4 * 64 * 750), "SRAM port", "the SRAM ports of the matrix engines move data in 75%"),
+        (made(sram_vector_bytes=4 * 64 * 910), "SRAM port", "the SRAM ports of the vector engines move data in 91%"),
         (made(), "latency", "the first load takes about 25 of 1,000 cycles; the matrix engines wait for loads in 0%"),
         (made(cycles=0), "launch", "nothing is executed"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from test_modes import assert_equal_modes, spans_of
 
 from kpusim.engines.semaphore import NO_SPAN, ProgramError, span_key
+from kpusim.engines.stalls import CAUSES
 from kpusim.isa import assemble
 from kpusim.machine import load_machine
 from kpusim.simulate.run import simulate
@@ -44,7 +45,7 @@ def times(spans, unit):
 
 def stalls(spans, unit, cause):
     """Cycles by span that a unit lost to a cause."""
-    place = 9 + ("dma", "matrix", "vector", "barrier", "engine", "memory").index(cause)
+    place = 9 + CAUSES.index(cause)
     return [span[place] for span in spans if TINY.unit_names[span[3]] == f"chip0.{unit}"]
 
 
@@ -77,9 +78,53 @@ def test_folds_that_overlap():
 
 
 def test_a_matmul_that_its_port_limits():
-    # 20 and 24 cycles at 64 B/cycle are 40 and 48 at 32 B/cycle, 80 and 96 at 16 B/cycle, of which one exceeds 88.
-    _, spans = run(TWICE, ["sram.ports.matrix=16 B/cycle"])
-    assert times(spans, "tile0.matrix") == [(0, 88, 88), (88, 184, 184)]
+    # 20 and 24 cycles at 64 B/cycle are 40 and 48 at 32 B/cycle, 80 and 96 at 16 B/cycle, of which one exceeds 88: the
+    # second waits for its port, and then its array is busy as it was.
+    result, spans = run(TWICE, ["sram.ports.matrix=16 B/cycle"])
+    assert times(spans, "tile0.matrix") == [(0, 88, 88), (96, 184, 184)]
+    assert stalls(spans, "tile0.matrix", "port") == [0, 8]
+    assert (result.busy[0], result.stalls[0].sum(), result.idle[0]) == (176, 8, 0)
+
+
+def test_an_instruction_takes_its_credit_before_its_port_holds_it_up():
+    # (8*2 + 8*2) * 16 * 2 B + 8 * 8 * 4 B take 1280 cycles at 1 B/cycle, of which the array needs 88.
+    text = section(DMA, load(extra="signal s[0][0]"))
+    text += section("matrix tiles 0..1", f"{MATMUL} wait s[0][0] signal r[1][0]")
+    text += section("vector tiles 0..1", "sync wait r[1][0]")
+    _, spans = run(text, ["sram.ports.matrix=1 B/cycle"])
+    arrived = times(spans, "dma0.q0")[0][2]
+    end = arrived + 1280
+    assert times(spans, "tile0.matrix") == [(end - 88, end, end)]
+    assert stalls(spans, "tile0.matrix", "dma") == [arrived]
+    assert stalls(spans, "tile0.matrix", "port") == [1280 - 88]
+    assert times(spans, "tile0.vector") == [(end, end, end)]
+    assert stalls(spans, "tile0.vector", "matrix") == [end]
+
+
+def test_vector_lanes_that_their_port_limits():
+    # 64 elements, 4 lanes: 16 cycles behind a start-up of 5; in and out they are 512 B, 128 cycles at 4 B/cycle.
+    text = section("vector tiles 0..1", "neg f[0][8, 8], f[0][8, 8]", "exp f[0][8, 8], f[0][8, 8]")
+    result, spans = run(text, ["vector.startup=5 cycles", "sram.ports.vector=4 B/cycle"])
+    assert times(spans, "tile0.vector") == [(112, 133, 133), (133 + 64, 266, 266)]
+    assert stalls(spans, "tile0.vector", "port") == [112, 64]
+    assert result.busy[4] == 5 + 16 + 5 + 64
+
+
+def test_a_narrow_port_of_the_dma_shows_where_it_holds_up():
+    # 8 stores of 64 B each from one tile, one chunk each; 1 B/cycle through the tile's port against 8 on links. With
+    # 64 B under way at most, the queue waits for memory; the tile's loads let its matrix engine wait for dma.
+    stores = [f"store Y_box({i} +: 1, 0 +: 32), a[0][1, 32] @ 0" for i in range(8)]
+    narrow, limit = "sram.ports.dma=1 B/cycle", "dma.outstanding=64 B"
+    wide, _ = run(section(DMA, *stores), [limit])
+    result, spans = run(section(DMA, *stores), [limit, narrow])
+    assert result.cycles > 8 * 64 and result.cycles > wide.cycles + 7 * 48
+    assert sum(stalls(spans, "dma0.q0", "memory")) > 6 * 56
+    text = section(DMA, load(rows=1, extra="signal s[0][0]"))
+    text += section("matrix tiles 0..1", f"{MATMUL} wait s[0][0]")
+    _, spans = run(text)
+    waited = stalls(spans, "tile0.matrix", "dma")[0]
+    _, spans = run(text, [narrow])
+    assert stalls(spans, "tile0.matrix", "dma") == [waited + 64 - 64 // 8]
 
 
 @pytest.mark.parametrize(("instant", "start"), [("read", 64), ("", 70)])

@@ -40,15 +40,15 @@ def test_span_buffer_keeps_the_order_of_single_spans_and_blocks():
     buffer = SpanBuffer(got.append)
     block = spans(2 * ROWS + 10)
     for number in range(5):
-        assert buffer.record(number, number + 2, number + 3, 7, 1, 9, 4, NO_SPAN, 64, 1, 2, 3, 4, 5, 6) == number
+        assert buffer.record(number, number + 2, number + 3, 7, 1, 9, 4, NO_SPAN, 64, 1, 2, 3, 4, 5, 6, 8) == number
     assert buffer.record_block(block) == 5
     assert buffer.record(1, 2, 3, 4, 5, 6, 7) == buffer.count - 1 == len(block) + 5
     buffer.flush()
     assert [len(rows) for rows in got] == [ROWS, ROWS, 16]
     rows = np.concatenate(got)
     assert np.array_equal(rows[5:-1], block)
-    assert rows[2].tolist() == (2, 4, 5, 7, 1, 9, 4, NO_SPAN, 64, 1, 2, 3, 4, 5, 6)
-    assert rows[-1].tolist() == (1, 2, 3, 4, 5, 6, 7, NO_SPAN, 0, 0, 0, 0, 0, 0, 0)
+    assert rows[2].tolist() == (2, 4, 5, 7, 1, 9, 4, NO_SPAN, 64, 1, 2, 3, 4, 5, 6, 8)
+    assert rows[-1].tolist() == (1, 2, 3, 4, 5, 6, 7, NO_SPAN, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_span_buffer_refuses_what_a_column_cannot_hold():

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 from trace_samples import META, spans, write
 
+import kpusim
 from kpusim.cli.trace import command
 from kpusim.errors import UserError
 from kpusim.simulate.spans import SPAN
+from kpusim.trace.hotspots import hotspots
 from kpusim.trace.reader import open_trace
 from kpusim.trace.schema import CHUNK
 from kpusim.trace.writer import TraceWriter
@@ -33,6 +35,21 @@ def two_blocks(tmp_path_factory):
     path = tmp_path_factory.mktemp("trace") / "two.h5"
     blocks = [spans(CHUNK + 5000), spans(3000, seed=1)]
     return path, blocks, [0, 1, 0], write(path, blocks, [0, 1, 0], pieces=10_000)
+
+
+def test_a_narrow_port_is_told_everywhere(tmp_path):
+    """In the trace's accounts, columns and hotspots as in the run's own, and as what bounds it."""
+    machine = kpusim.get_machine("kpu-tiny", {"sram.ports.matrix": "2 B/cycle"})
+    result = kpusim.run("gemm(m=16, n=16, k=16)", machine, trace=tmp_path / "t.h5")
+    row = result.rows[0]
+    assert (row.top_stall.unit, row.top_stall.cause, row.bound.by) == ("matrix", "port", "SRAM port")
+    with open_trace(tmp_path / "t.h5") as trace:
+        accounts, events = trace.accounts(), trace.events(trace.ops[0])
+        waited = np.bincount(events["unit"], events["stall_port"], len(accounts["port"]))
+        top = max(hotspots(trace), key=lambda spot: spot.stall_cycles["port"])
+    assert accounts["port"].tolist() == waited.tolist() == result.arrays()["stalls"][0, :, -1].tolist()
+    assert accounts["port"][:4].sum() > accounts["busy"][:4].sum() > 0
+    assert (top.opcode, top.top_stall) == ("matmul", "port")
 
 
 # Whole or not there
@@ -125,7 +142,7 @@ def test_what_is_no_trace_is_one_message(tmp_path):
         ".": "is not an HDF5 file",
         "cut.h5": "cannot be read, damaged or truncated",
         "other.h5": "is an HDF5 file, but not a kpusim trace",
-        "newer.h5": "has trace schema 99, this kpusim reads 1",
+        "newer.h5": "has trace schema 99, this kpusim reads 2",
         "part.h5": "cannot be read, damaged or truncated",
     }.items():
         with pytest.raises(UserError) as caught:

@@ -4,8 +4,10 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from kpusim import __version__
+from kpusim.cli.shells import PROGRAM
 from kpusim.errors import UserError
 
 __all__ = ["main"]
@@ -19,6 +21,11 @@ COMMANDS = {
     "disasm": "Print the text of an assembled program.",
     "machine": "List, draw and check machines.",
     "trace": "Look into a trace file.",
+    "regress": "Compare a suite's cycle counts with its golden ones.",
+    "compare": "Compare variants of machines on one workload or operator.",
+    "diff": "Say where the cycles went between two runs.",
+    "explain": "Say what a stall, an instruction, a dtype or a machine key means.",
+    "completion": "Print the script that completes words in bash, zsh or fish.",
     "bench": "Measure the simulator's own speed and the quality of lowering.",
 }
 INTERRUPTED = 130
@@ -35,6 +42,10 @@ class _Lazy(click.Group):
             return None
         command: click.Command = import_module(f"kpusim.cli.{name}").command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        items = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return items + click.Command.shell_complete(self, ctx, incomplete)  # click's group would import every command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -68,7 +79,7 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy)
-@click.version_option(__version__, prog_name="kpusim")
+@click.version_option(__version__, prog_name=PROGRAM)
 def main() -> None:
     """How many cycles an operator or a model takes on a KPU accelerator, and what everybody was waiting for.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpusim.cli.complete import files
 from kpusim.cli.options import json_option, machine_option, set_option
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SUMMARY = """\
 
 
 @click.command(short_help="Assemble a program's text to its array form.")
-@click.argument("file", metavar="FILE.kasm", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE.kasm", type=click.Path(path_type=Path), shell_complete=files(".kasm"))
 @click.option("-o", "--output", metavar="FILE.npz", type=click.Path(path_type=Path), help="Default: FILE.npz.")
 @machine_option
 @set_option

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kpusim.cli.complete import files
 from kpusim.errors import UserError
 
 __all__ = ["command"]
@@ -14,7 +15,7 @@ ZIP, HDF5 = b"PK\x03\x04", b"\x89HDF"
 
 
 @click.command(short_help="Print the text of an assembled program.")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path), shell_complete=files(".npz", ".h5"))
 @click.option("--op", metavar="NAME", help="Of a trace: the operator whose program is wanted. Default: the only one.")
 @click.option("-o", "--output", metavar="FILE.kasm", type=click.Path(path_type=Path), help="Default: standard output.")
 def command(file: Path, op: str | None, output: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpusim.cli.complete import files, operators
 from kpusim.cli.options import chunk_bytes, chunk_option, json_option, machine_option, plain_option, set_option
 from kpusim.cli.progress import progress
 
@@ -20,15 +21,22 @@ __all__ = ["command"]
 
 
 @click.command(short_help="Simulate a program from its text.")
-@click.argument("file", metavar="FILE.kasm|FILE.npz", type=click.Path(path_type=Path))
+@click.argument(
+    "file", metavar="FILE.kasm|FILE.npz", type=click.Path(path_type=Path), shell_complete=files(".kasm", ".npz")
+)
 @machine_option
 @set_option
-@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace (HDF5).")
+@click.option(
+    "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace (HDF5).",
+    shell_complete=files(".h5"),
+)  # fmt: skip
 @plain_option
 @chunk_option
 @click.option("--data", is_flag=True, help="Execute it on random data too, and check every hazard.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random data.")
-@click.option("--reference", metavar="OPERATOR", help="What it should compute; compare with that.")
+@click.option(
+    "--reference", metavar="OPERATOR", help="What it should compute; compare with that.", shell_complete=operators
+)
 @json_option
 def command(
     file: Path, machine: str, sets: tuple[str, ...], trace: Path | None, plain: bool, chunk: str, data: bool,

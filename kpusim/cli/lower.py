@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kpusim.cli.options import json_option, machine_option, set_option, symbol_option, symbol_values
+from kpusim.cli.complete import files, workloads
+from kpusim.cli.options import (
+    json_option,
+    machine_option,
+    operator_option,
+    set_option,
+    symbol_option,
+    symbol_values,
+)
 
 if TYPE_CHECKING:
     from kpusim.machine import Machine
@@ -18,13 +26,16 @@ __all__ = ["command"]
 
 
 @click.command(short_help="Write the program that an operator is lowered to.")
-@click.argument("workload", metavar="[WORKLOAD.toml#OPERATOR]", required=False)
-@click.option("--op", "operator", metavar="OPERATOR", help='One operator, such as "gemm(m=2048, n=4096, k=4096)".')
+@click.argument("workload", metavar="[WORKLOAD.toml#OPERATOR]", required=False, shell_complete=workloads)
+@operator_option
 @machine_option
 @set_option
 @symbol_option
 @click.option("--run", "run", metavar="NAME", help="The run of the workload that gives the sizes; default: the first.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.kasm", help="Default: print it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.kasm", help="Default: print it.",
+    shell_complete=files(".kasm"),
+)  # fmt: skip
 @click.option("--explain", is_flag=True, help="Say why the program looks as it does.")
 @json_option
 def command(

@@ -5,6 +5,7 @@ import json
 import attrs
 import click
 
+from kpusim.cli.complete import files, machine_files
 from kpusim.cli.options import json_option, set_option
 from kpusim.machine import Machine, changed_toml, draw, load_machine, machine_file, machine_names
 
@@ -45,7 +46,7 @@ def list_machines(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("machine", metavar="NAME|FILE")
+@click.argument("machine", metavar="NAME|FILE", shell_complete=machine_files)
 @click.option("--toml", "as_toml", is_flag=True, help="Print the machine's TOML file, changes included.")
 @json_option
 @set_option
@@ -78,7 +79,7 @@ def _json(machine: Machine) -> str:
 
 
 @command.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, shell_complete=files(".toml"))
 def check(files: tuple[str, ...]) -> None:
     """Check machine files; exit 2 at the first that is wrong, with its line and key.
 

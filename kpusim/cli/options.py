@@ -2,11 +2,14 @@
 
 import click
 
+from kpusim.cli.complete import machine_files, machine_sets, operators
+
 __all__ = [
     "chunk_bytes",
     "chunk_option",
     "json_option",
     "machine_option",
+    "operator_option",
     "plain_option",
     "set_option",
     "symbol_option",
@@ -19,6 +22,7 @@ machine_option = click.option(
     default="kpu-datacenter",
     show_default=True,
     metavar="NAME|FILE",
+    shell_complete=machine_files,
     help="The machine: a name that `kpusim machine list` shows, or a TOML file.",
 )
 set_option = click.option(
@@ -26,7 +30,15 @@ set_option = click.option(
     "sets",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=machine_sets,
     help='Change one quantity of the machine, such as hbm.stacks=8 or clock="1.2 GHz". Repeatable.',
+)
+operator_option = click.option(
+    "--op",
+    "operator",
+    metavar="OPERATOR",
+    shell_complete=operators,
+    help='One operator, such as "gemm(m=2048, n=4096, k=4096)".',
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with the keys told above.")
 plain_option = click.option("--plain", is_flag=True, help="Make every instruction an event: slower, the same cycles.")

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpusim.cli.complete import files, workloads
 from kpusim.cli.options import (
     chunk_bytes,
     chunk_option,
     json_option,
     machine_option,
+    operator_option,
     plain_option,
     set_option,
     symbol_option,
@@ -34,13 +36,16 @@ SLOW = 10**11  # multiply-accumulates that take about a minute on data
 
 
 @click.command(short_help="Simulate a workload file or one operator on a machine.")
-@click.argument("workload", metavar="[WORKLOAD.toml]", required=False)
-@click.option("--op", "operator", metavar="OPERATOR", help='One operator, such as "gemm(m=2048, n=4096, k=4096)".')
+@click.argument("workload", metavar="[WORKLOAD.toml]", required=False, shell_complete=workloads)
+@operator_option
 @machine_option
 @set_option
 @symbol_option
 @click.option("--run", "runs", multiple=True, metavar="NAME", help="Only this run of the workload. Repeatable.")
-@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Where to write the trace (HDF5).")
+@click.option(
+    "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Where to write the trace (HDF5).",
+    shell_complete=files(".h5"),
+)  # fmt: skip
 @click.option("--no-trace", is_flag=True, help="Write no trace.")
 @plain_option
 @chunk_option
@@ -166,5 +171,3 @@ def _print(result: Any, verdicts: list[Verification], explain: bool) -> None:
         click.echo(f"Trace: {result.trace}")
         click.echo(f"  kpusim trace top {result.trace}    where the cycles went, by instruction")
         click.echo(f"  silx view {result.trace}    utilisation over time (pip install 'silx[full]')")
-
-

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpusim.cli.complete import files
+from kpusim.cli.tables import print_table
+
 if TYPE_CHECKING:
     from kpusim.trace.reader import Trace
 
-_file = click.argument("file", type=click.Path(path_type=Path))
+_file = click.argument("file", type=click.Path(path_type=Path), shell_complete=files(".h5"))
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, with the keys told above.")
 
 
@@ -80,7 +83,7 @@ def info(file: Path, as_json: bool) -> None:
          op["hbm_read_bytes"] + op["hbm_write_bytes"], op["top_stall"])
         for op in data["ops"]
     ]  # fmt: skip
-    _print_table("Operators", ("operator", "type", "start", "cycles", "us", "flop", "HBM bytes", "top stall"), rows)
+    print_table("Operators", ("operator", "type", "start", "cycles", "us", "flop", "HBM bytes", "top stall"), rows)
 
 
 @command.command()
@@ -120,7 +123,7 @@ def top(file: Path, by: str, count: int, as_json: bool) -> None:
         for spot in spots
     ]  # fmt: skip
     columns = ("block", "pc", "opcode", "count", "busy", "stalled", "top stall", "bytes", "source")
-    _print_table(f"Instructions by {by} (unit-cycles)", columns, rows)
+    print_table(f"Instructions by {by} (unit-cycles)", columns, rows)
 
 
 @command.command()
@@ -153,10 +156,10 @@ def stalls(file: Path, pattern: str | None, as_json: bool) -> None:
         _print_json({"total_cycles": total, "kinds": kinds, "units": units})
         return
     by_kind = [(f"{kind} ({sums['units']})", sums["total"], sums) for kind, sums in kinds.items()]
-    _print_table("Unit-cycles by kind (number) of unit", ("", *accounts, "total"), _shares(by_kind, accounts))
+    print_table("Unit-cycles by kind (number) of unit", ("", *accounts, "total"), _shares(by_kind, accounts))
     if units:
         by_unit = [(name, total, sums) for name, sums in units.items()]
-        _print_table("Cycles by unit", ("", *accounts, "total"), _shares(by_unit, accounts))
+        print_table("Cycles by unit", ("", *accounts, "total"), _shares(by_unit, accounts))
 
 
 @command.command()
@@ -178,9 +181,14 @@ def events(file: Path, pattern: str, first: int, end: int | None, as_json: bool)
     Example:
       kpusim trace events run.h5 --unit 'chip0.dma0.*' --from 2000 --to 3000
     """
+    from kpusim.errors import UserError
     from kpusim.simulate.spans import NO_SPAN
     from kpusim.trace.reader import open_trace
 
+    if end is not None and end < first:
+        raise UserError(
+            "the window ends before it begins", where="--to", found=end, allowed=f"from {first} on (--from)"
+        )
     with open_trace(file) as trace:
         found = trace.window(first, first + 1000 if end is None else end, _units(trace, pattern))
         meta = trace.meta
@@ -196,7 +204,7 @@ def events(file: Path, pattern: str, first: int, end: int | None, as_json: bool)
     plain = ("start_cycle", "end_cycle", "done_cycle", "unit", "opcode", "pc", "iteration", "bytes")
     rows = [(*(record[key] for key in plain), *_event_notes(record)) for record in records]
     columns = ("start", "end", "done", "unit", "opcode", "pc", "iteration", "bytes", "event", "released by", "waited")
-    _print_table(f"{len(rows)} events", columns, rows)
+    print_table(f"{len(rows)} events", columns, rows)
 
 
 @command.command()
@@ -261,32 +269,3 @@ def _event_notes(record: dict[str, Any]) -> tuple[str, str, str]:
 
 def _print_json(data: object) -> None:
     click.echo(json.dumps(data, indent=2))
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table as wide as it needs; numbers are aligned right, with thousands separated."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, name in enumerate(columns):
-        numeric = all(isinstance(row[position], int | float) or _is_share(row[position]) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console()
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, str) and value.endswith("%")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpusim.costs import matmul_sram_bytes, matmul_timer
+from kpusim.costs import matmul_array_timer, matmul_sram_bytes, matmul_timer
 from kpusim.engines.work import Work
 from kpusim.isa.walk import Step, ViewAt
 from kpusim.machine import Machine
@@ -22,8 +22,9 @@ class MatrixEngine:
         key = m, n, k, accumulate, dtype
         if key not in self.works:
             occupancy, drain = matmul_timer(self._machine, dtype, accumulate=accumulate)(m, n, k)
-            moved = matmul_sram_bytes(self._machine, m, n, k, dtype, accumulate=accumulate) if k else 0
-            self.works[key] = Work(occupancy, drain, {f"macs.{dtype}": m * n * k, "sram.matrix_bytes": moved})
+            busy, _ = matmul_array_timer(self._machine, dtype)(m, n, k)
+            moved = matmul_sram_bytes(self._machine, m, n, k, dtype, accumulate=accumulate)
+            self.works[key] = Work(occupancy, busy, drain, {f"macs.{dtype}": m * n * k, "sram.matrix_bytes": moved})
         return self.works[key]
 
     def work_of(self, step: Step) -> Work:

@@ -8,7 +8,7 @@ from functools import partial
 from kpusim.engines.fabric import Fabric
 from kpusim.engines.kernel import Phase
 from kpusim.engines.sequencer import Sequencer
-from kpusim.engines.stalls import BARRIER
+from kpusim.engines.stalls import BARRIER, PORT
 from kpusim.engines.work import NO_WORK, Work
 from kpusim.isa.walk import Step
 
@@ -38,10 +38,11 @@ class PrivateUnit(Sequencer):
         work = self._work(step) if step.code.row.unit != "any" else NO_WORK
         work.count += 1
         end = now + work.occupancy
+        self._stalls[PORT] = work.occupancy - work.busy
         done = self._visible = max(end + work.drain, self._visible)
         ordinal = self._ordinal
         self.clock, self._ordinal = end, ordinal + 1
-        fabric.report(self.unit, step, (now, end, done), self._latest, 0, self._stalls)
+        fabric.report(self.unit, step, (end - work.busy, end, done), self._latest, 0, self._stalls)
         fabric.signal(step, "read", [end], None, self.unit, ordinal)
         fabric.signal(step, "done", [done], None, self.unit, ordinal)
         self._kernel.at(end, Phase.PRIVATE, self.unit, self.fetch)

@@ -7,13 +7,14 @@ MEANINGS = {
     "barrier": "a barrier: the other units have not arrived, or its release is on the way",
     "engine": "a turn at the DMA engine: the engine serves its other queues, or is itself the narrowest part",
     "memory": "outstanding bytes: the DMA engine holds its limit of them, and HBM, NoC or an SRAM port is behind",
+    "port": "its SRAM port: operands and results take longer to pass it than the array or the lanes take to compute",
 }
 """What a unit waits for, by cause, to be read after "waits for"; up to the colon it says so in short."""
 
 CAUSES = tuple(MEANINGS)
 
 UNIT_CAUSES = {unit: CAUSES.index(unit) for unit in ("dma", "matrix", "vector")}
-BARRIER, ENGINE, MEMORY = (CAUSES.index(cause) for cause in ("barrier", "engine", "memory"))
+BARRIER, ENGINE, MEMORY, PORT = (CAUSES.index(cause) for cause in ("barrier", "engine", "memory", "port"))
 
 NO_SPAN = 2**64 - 1
 """`released_by` of a span that waited for no other."""

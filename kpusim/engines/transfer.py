@@ -101,7 +101,7 @@ class Transfers:
         if tensor.block:
             return 0, self._cut(list(_blocked(tensor, starts, sizes, address)) if all(sizes) else [], 0)
         offset = 0
-        for start, stride in zip(starts, _strides(tensor.shape), strict=True):
+        for start, stride in zip(starts, _strides(tensor.stored), strict=True):
             offset += start * stride
         base, inside = divmod(address + offset * DTYPE_BITS[tensor.dtype] // 8, self._interleave)
         key = box.number, sizes, inside
@@ -152,10 +152,10 @@ def _segments(tensor: Tensor, sizes: tuple[int, ...], address: int) -> list[Segm
         return []
     bits = DTYPE_BITS[tensor.dtype]
     length, inner = sizes[-1], len(sizes) - 1
-    while inner and sizes[inner] == tensor.shape[inner]:  # whole rows: one run
+    while inner and sizes[inner] == tensor.stored[inner]:  # whole rows: one run
         inner -= 1
         length *= sizes[inner]
-    outer = [(size, stride * bits // 8) for size, stride in zip(sizes[:inner], _strides(tensor.shape), strict=False)]
+    outer = [(size, stride * bits // 8) for size, stride in zip(sizes[:inner], _strides(tensor.stored), strict=False)]
     count, pitch = outer.pop() if outer else (1, 1)
     runs = [(address, count, pitch, -(-length * bits // 8))]
     for size, stride in reversed(outer):
@@ -169,9 +169,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _blocked(
-    tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], address: int
-) -> Iterator[Segment]:
+def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], address: int) -> Iterator[Segment]:
     """The runs behind part of a tensor whose last two dimensions are stored in blocks."""
     bits = DTYPE_BITS[tensor.dtype]
     rows, columns = tensor.block
@@ -198,10 +196,8 @@ def _listed(box: BoxAt, rows: tuple[int, ...], address: int) -> list[Segment]:
     tensor = box.tensor
     places = [box.starts[0] + row for row in rows if 0 <= box.starts[0] + row < tensor.shape[0]]
     if tensor.block:
-        return [
-            part for place in places for part in _blocked(tensor, (place, *starts[1:]), (1, *sizes[1:]), address)
-        ]
-    bits, strides = DTYPE_BITS[tensor.dtype], _strides(tensor.shape)
+        return [part for place in places for part in _blocked(tensor, (place, *starts[1:]), (1, *sizes[1:]), address)]
+    bits, strides = DTYPE_BITS[tensor.dtype], _strides(tensor.stored)
     inside = sum(start * stride for start, stride in zip(starts[1:], strides[1:], strict=True)) * bits // 8
     one = _segments(tensor, (1, *sizes[1:]), address + inside)
     pitch = strides[0] * bits // 8

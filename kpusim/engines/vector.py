@@ -21,8 +21,9 @@ class VectorEngine:
         """The work of one instruction of class `operation` on `elements`, moving `size` bytes, `passes` times over."""
         key = operation, elements, size, passes
         if key not in self.works:
-            occupancy = vector_timer(self._machine, operation)(elements * passes, size * passes)
-            self.works[key] = Work(occupancy, 0, {f"vector.{operation}": elements * passes, "sram.vector_bytes": size})
+            time, moved = vector_timer(self._machine, operation), {"sram.vector_bytes": size}
+            occupancy, busy = time(elements * passes, size * passes), time(elements * passes, 0)
+            self.works[key] = Work(occupancy, busy, 0, {f"vector.{operation}": elements * passes, **moved})
         return self.works[key]
 
     def work_of(self, step: Step) -> Work:

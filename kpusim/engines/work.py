@@ -11,13 +11,15 @@ __all__ = ["NO_WORK", "Work"]
 class Work:
     """Cycles that the unit is occupied, further cycles until the result is visible, and what it adds to counters.
 
-    `count` is how often it was executed.
+    `busy`: of the occupied cycles, those in which the array or the lanes work. The others come first: the unit waits
+    for its SRAM port. `count` is how often it was executed.
     """
 
     occupancy: int
+    busy: int
     drain: int
     adds: dict[str, int]
     count: int = 0
 
 
-NO_WORK = Work(0, 0, {})
+NO_WORK = Work(0, 0, 0, {})

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from kpusim.dtypes import Array, gamma, integer_range, is_integer, numpy_dtype, smallest, unit_roundoff
 from kpusim.errors import UserError
-from kpusim.dtypes import Array, integer_range, is_integer, numpy_dtype, smallest, unit_roundoff
 from kpusim.isa.program import Program, Tensor
 
-__all__ = ["Verdict", "compare", "gamma", "random_inputs", "sum_bound"]
+__all__ = ["Verdict", "compare", "random_inputs", "sum_bound"]
 
 Wide = npt.NDArray[np.float64]
 FP64_ROUNDOFF = 2.0**-53

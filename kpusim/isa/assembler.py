@@ -2,7 +2,7 @@
 
     kasm 1
     program NAME
-    tensor NAME DTYPE [shape] in|out|inout [blocked [shape]]
+    tensor NAME DTYPE [shape] in|out|inout [blocked [shape] | pitch N]
     map NAME = TENSOR box [shape]
     sram NAME DTYPE [slots][shape] [at OFFSET]            without `at`: behind the buffers before it
     semaphore NAME [instances][slots] [init N] [join N]
@@ -25,6 +25,7 @@ from pathlib import Path
 from kpusim.errors import UserError
 from kpusim.isa.expr import Const, Expr
 from kpusim.isa.grammar import Grammar
+from kpusim.isa.layout import DENSE, Layout
 from kpusim.isa.lexer import Cursor
 from kpusim.isa.program import (
     Box,
@@ -51,6 +52,7 @@ from kpusim.isa.tables import instruction_rows
 __all__ = ["assemble", "read_program"]
 
 ALIGNMENT = 64  # bytes: a buffer without `at` starts at a multiple of one bank access
+LAYOUTS = ("blocked", "pitch")
 LOOPS = 16  # within each other: what a sequencer has counters for
 
 
@@ -113,11 +115,20 @@ class _Assembler(Grammar):
     def tensor(self) -> None:
         name, dtype, shape = self.new_name(), self.dtype(), self.shape(1, 3)
         role = self.one_of(("in", "out", "inout"))
-        at = self.c.token
-        block = self.shape(2, 2) if self.c.accept("blocked") else ()
-        if block and len(shape) < 2:
-            self.c.fail("blocks are over the last two dimensions of a tensor; this one has a single one", at)
-        self.tensors[name] = Tensor(name, dtype, shape, role, block)
+        where, layout = self.c.where(self.c.token), self.layout()
+        problem = layout.problem(shape, dtype, where)
+        if problem is not None:
+            raise problem
+        self.tensors[name] = Tensor(name, dtype, shape, role, layout.block, layout.pitch)
+
+    def layout(self) -> Layout:
+        if self.c.token.kind != "name":
+            return DENSE
+        blocked = self.one_of(LAYOUTS) == "blocked"
+        layout = Layout(block=self.shape(2, 2)) if blocked else Layout(pitch=self.at_least(1, "a pitch"))
+        if self.c.token.text in LAYOUTS:
+            self.c.fail("a second layout", self.c.token, " or ".join(LAYOUTS))
+        return layout
 
     def map(self) -> None:
         name = self.new_name()

@@ -65,6 +65,9 @@ def _declarations(program: Program, limits: Limits) -> Iterator[UserError]:
     for tensor in program.tensors:
         if tensor.shape[-1] * DTYPE_BITS[tensor.dtype] % 8:
             yield _packed(f"tensor {tensor.name}", tensor.dtype, tensor.shape[-1])
+        problem = tensor.layout.problem(tensor.shape, tensor.dtype, f"tensor {tensor.name}")
+        if problem is not None:
+            yield problem
     tensors = {tensor.name: tensor for tensor in program.tensors}
     for item in program.maps:
         tensor = tensors[item.tensor]

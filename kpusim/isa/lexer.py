@@ -133,4 +133,8 @@ class Cursor:
 
     def fail(self, problem: str, token: Token, allowed: Iterable[str] | str | None = None) -> NoReturn:
         """Raises UserError at `token`."""
-        raise UserError(problem, where=f"{self.source}:{token.line}:{token.column}", found=str(token), allowed=allowed)
+        raise UserError(problem, where=self.where(token), found=str(token), allowed=allowed)
+
+    def where(self, token: Token) -> str:
+        """The place of `token`, for messages."""
+        return f"{self.source}:{token.line}:{token.column}"

@@ -72,7 +72,8 @@ def instruction_text(node: Instruction, indent: str = "") -> str:
 
 def _tensor(tensor: Tensor) -> str:
     block = f" blocked {_dims(tensor.block)}" if tensor.block else ""
-    return f"tensor {tensor.name} {tensor.dtype} {_dims(tensor.shape)} {tensor.role}{block}"
+    pitch = f" pitch {tensor.pitch}" if tensor.pitch else ""
+    return f"tensor {tensor.name} {tensor.dtype} {_dims(tensor.shape)} {tensor.role}{block}{pitch}"
 
 
 def _section(section: Section) -> Iterator[str]:

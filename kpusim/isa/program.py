@@ -7,11 +7,13 @@ differ in the values of `tile` or `engine` and of the `let` parameters computed 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from math import prod
 
 from attrs import field, frozen
 
 from kpusim.isa.expr import Const, Expr
+from kpusim.isa.layout import Layout
 from kpusim.isa.tables import DTYPE_BITS
 
 __all__ = [
@@ -42,7 +44,7 @@ ZERO, ONE = Const(0), Const(1)
 class Tensor:
     """A tensor in HBM, known by its number (place in the list); its address comes at launch.
 
-    `block` is the shape of the contiguous blocks it is stored in (over its last two dimensions), or () for row-major.
+    `block` and `pitch` (elements) are its layout, see `Layout`: () and 0 for dense row-major.
     """
 
     name: str
@@ -50,14 +52,22 @@ class Tensor:
     shape: tuple[int, ...]
     role: str  # in, out or inout
     block: tuple[int, ...] = ()
+    pitch: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        """How it lies in HBM."""
+        return Layout(self.block, self.pitch)
+
+    @cached_property
+    def stored(self) -> tuple[int, ...]:
+        """Elements that it takes in HBM along each dimension."""
+        return self.layout.stored(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in HBM, blocks at the edges stored whole."""
-        shape = list(self.shape)
-        for i, block in enumerate(reversed(self.block), start=1):
-            shape[-i] = -(-shape[-i] // block) * block
-        return -(-prod(shape) * DTYPE_BITS[self.dtype] // 8)
+        """Bytes in HBM: every row with its pitch, blocks at the edges whole."""
+        return self.layout.size_bytes(self.shape, self.dtype)
 
 
 @frozen

@@ -11,7 +11,7 @@ from kpusim.data import data_dir
 from kpusim.isa.legality import REFERENCES
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS, FAMILIES, OperandRow, Row, instruction_rows
 
-__all__ = ["reference"]
+__all__ = ["TITLES", "operand_cells", "reference", "syntax"]
 
 TITLES = {
     "control": "Control: any unit",
@@ -65,14 +65,14 @@ def _instructions() -> Iterator[str]:
 def _instruction(row: Row) -> Iterator[str]:
     yield f"### {row.name}"
     yield ""
-    yield f"    {_syntax(row)}"
+    yield f"    {syntax(row)}"
     yield ""
     yield f"{row.summary} Opcode {row.opcode}; class {row.timing_class}."
     yield ""
     if row.operands:
         yield "| operand | is | access | dtypes |"
         yield "|---|---|---|---|"
-        yield from (_operand(operand) for operand in row.operands)
+        yield from (f"| {' | '.join((operand.name, *operand_cells(operand)))} |" for operand in row.operands)
         yield ""
     for group in row.same:
         yield f"- {' and '.join(group)} have the same dtype."
@@ -81,7 +81,8 @@ def _instruction(row: Row) -> Iterator[str]:
     yield ""
 
 
-def _syntax(row: Row) -> str:
+def syntax(row: Row) -> str:
+    """How an instruction is written."""
     if row.name in CONTROL_SYNTAX:
         return CONTROL_SYNTAX[row.name]
     parts = []
@@ -91,11 +92,12 @@ def _syntax(row: Row) -> str:
     return f"{row.name} {', '.join(parts)}".rstrip()
 
 
-def _operand(operand: OperandRow) -> str:
+def operand_cells(operand: OperandRow) -> tuple[str, str, str]:
+    """What may stand there, who reads or writes it, and its dtypes."""
     kinds = " or ".join(operand.kinds) + PLACES[operand.tiles] * ("view" in operand.kinds)
     optional = ", optional" * operand.optional
     dtypes = "any" if operand.dtypes == DTYPE_GROUPS["any"] else ", ".join(operand.dtypes)
-    return f"| {operand.name} | {kinds}{optional} | {operand.access} | {dtypes} |"
+    return f"{kinds}{optional}", operand.access, dtypes
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _engines(machine: Machine) -> Iterator[Impossible]:
         yield Impossible(f"{units} units are too many", *keys, allowed=f"{MAX_UNITS} engines and DMA queues in all")
 
 
-def _keys(mapping: Mapping[str, int], allowed: Sequence[str], path: KeyPath) -> Iterator[Impossible]:
+def _keys(mapping: Mapping[str, object], allowed: Sequence[str], path: KeyPath) -> Iterator[Impossible]:
     for key in mapping:
         if key not in allowed:
             yield Impossible("unknown key", (*path, key), allowed=allowed, wrong_key=True)

@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -196,7 +197,7 @@ def machine_toml(machine: Machine) -> str:
             pairs = ((toml_key(a), show(getattr(value, a.name), a.type)) for a in attrs.fields(type(value)))
         elif isinstance(value, Mapping):
             pairs = ((key, show(entry, get_args(kind)[1])) for key, entry in value.items())
-        elif get_origin(kind) is Annotated and kind.__metadata__[0].units:
+        elif get_origin(kind) is Annotated and (kind.__metadata__[0].units or isinstance(value, Fraction)):
             return json.dumps(text(value, kind.__metadata__[0], machine.clock_hz))
         else:
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

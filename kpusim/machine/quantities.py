@@ -16,14 +16,17 @@ __all__ = [
     "Count",
     "Cycles",
     "Dimension",
+    "MacRate",
     "PerCycle",
     "RowRate",
     "Size",
     "Time",
     "parse",
     "text",
+    "whole",
 ]
 
+_FRACTION = re.compile(r"[0-9]{1,9}/0*[1-9][0-9]{0,8}")
 _BINARY = re.compile(r"(\s*)([KMGT])i(?=B)")
 _HUGE = 1e30  # beyond any machine; keeps exact arithmetic on strangers' exponents short
 
@@ -63,6 +66,7 @@ CYCLES = Dimension("time", ("cycles", "cycle", "s"), "64 cycles")
 TIME = Dimension("time", ("s", "cycles", "cycle"), "12 ns", physical=True)
 PER_CYCLE = Dimension("bandwidth", ("B/cycle", "B/s"), "256 B/cycle", positive=True)
 BANDWIDTH = Dimension("bandwidth", ("B/s", "B/cycle"), "819.2 GB/s", positive=True, physical=True)
+MAC_RATE = Dimension("rate", (), "1/4", positive=True)
 ROW_RATE = Dimension("rate", ("row/cycle", "rows/cycle"), "1 row/cycle", positive=True)
 
 Count = Annotated[int, COUNT]  # at least 1
@@ -72,6 +76,7 @@ Cycles = Annotated[int, CYCLES]  # core-clock cycles, of logic on the core clock
 Time = Annotated[int, TIME]  # core-clock cycles, of something that does not speed up with the core clock
 PerCycle = Annotated[Fraction, PER_CYCLE]  # bytes/cycle on the core clock
 Bandwidth = Annotated[Fraction, BANDWIDTH]  # bytes/cycle, of something on a clock of its own
+MacRate = Annotated[int | Fraction, MAC_RATE]  # multiply-accumulates/cycle; an int where whole
 RowRate = Annotated[Fraction, ROW_RATE]  # rows/cycle
 
 
@@ -84,6 +89,8 @@ def parse(found: object, dimension: Dimension, clock_hz: int) -> int | Fraction:
         if type(found) is not int:
             raise BadValue("not a whole number", f"a whole number such as {dimension.example}")
         return found
+    if dimension is MAC_RATE:
+        return _whole_or_fraction(found)
     number, unit = _number_and_unit(found, dimension)
     if unit == "s":
         return ceil(number * clock_hz)
@@ -94,6 +101,19 @@ def parse(found: object, dimension: Dimension, clock_hz: int) -> int | Fraction:
     if number.denominator != 1:
         raise BadValue(f"not a whole number of {dimension.units[0]}", f'such as "{dimension.example}"')
     return int(number)
+
+
+def _whole_or_fraction(found: object) -> int | Fraction:
+    if type(found) is int:
+        return found
+    if not (isinstance(found, str) and _FRACTION.fullmatch(found)):
+        raise BadValue("neither a whole number nor a fraction", '1, 2, ..., or a fraction in quotes such as "1/4"')
+    return whole(Fraction(found))
+
+
+def whole(value: int | Fraction) -> int | Fraction:
+    """The same number, as an int where it is one."""
+    return int(value) if value.denominator == 1 else value
 
 
 def _number_and_unit(found: object, dimension: Dimension) -> tuple[Fraction, str]:
@@ -121,6 +141,8 @@ def text(value: int | Fraction, dimension: Dimension, clock_hz: int) -> str:
 
     Raises ValueError for a rate that is a finite decimal neither a cycle nor a second (no file can have given it).
     """
+    if dimension is MAC_RATE:
+        return str(value)
     if dimension is SIZE:
         power = next(power for power in (4, 3, 2, 1, 0) if value % 1024**power == 0)
         return f"{int(value) // 1024**power} {['', 'Ki', 'Mi', 'Gi', 'Ti'][power]}B"

@@ -8,7 +8,18 @@ from typing import Literal
 from attrs import field, frozen
 
 from kpusim.machine.check import check
-from kpusim.machine.quantities import Bandwidth, Clock, Count, Cycles, PerCycle, RowRate, Size, Time
+from kpusim.machine.quantities import (
+    Bandwidth,
+    Clock,
+    Count,
+    Cycles,
+    MacRate,
+    PerCycle,
+    RowRate,
+    Size,
+    Time,
+    whole,
+)
 
 __all__ = [
     "Dma",
@@ -24,12 +35,17 @@ __all__ = [
 ]
 
 
+def _about(text: str) -> Mapping[str, str]:
+    """What `keys.machine_keys` says about a quantity: the one place for it."""
+    return {"about": text}
+
+
 @frozen
 class Tiles:
     """The grid of tiles; tile t is at row t // columns, column t % columns."""
 
-    rows: Count
-    columns: Count
+    rows: Count = field(metadata=_about("Rows of the grid."))
+    columns: Count = field(metadata=_about("Columns of the grid."))
 
     @property
     def count(self) -> int:
@@ -39,104 +55,110 @@ class Tiles:
 
 @frozen
 class MatrixEngine:
-    """The systolic array of a tile.
+    """The systolic array of a tile."""
 
-    macs_per_cell: multiply-accumulates a cell and cycle, by dtype of the factors; a dtype not there is not supported.
-    overlap_folds: a fold fills the array while the one before drains.
-    """
-
-    rows: Count
-    columns: Count
-    dataflow: Literal["output-stationary"]
-    overlap_folds: bool
-    macs_per_cell: Mapping[str, Count] = field(hash=False)
+    rows: Count = field(metadata=_about("Rows of cells of the array."))
+    columns: Count = field(metadata=_about("Columns of cells of the array."))
+    dataflow: Literal["output-stationary", "weight-stationary", "input-stationary"] = field(
+        metadata=_about(
+            "What stays in the cells while the rest streams through: results (output-stationary), factors of b "
+            "(weight-stationary) or factors of a (input-stationary)."
+        )
+    )
+    overlap_folds: bool = field(metadata=_about("Whether a fold fills the array while the one before drains."))
+    macs_per_cell: Mapping[str, MacRate] = field(
+        hash=False,
+        metadata=_about(
+            'Multiply-accumulates a cell and cycle, whole or a fraction ("1/4"), by dtype of the factors; a dtype '
+            "that is not there cannot be multiplied."
+        ),
+    )
 
 
 @frozen
 class VectorEngine:
-    """The vector engine of a tile.
+    """The vector engine of a tile."""
 
-    startup_cycles: paid by each instruction. lane_cycles: cycles that one element occupies one lane, by class of
-    operation: add, mul, exp, rsqrt, reduce, move.
-    """
-
-    lanes: Count
-    startup_cycles: Cycles
-    lane_cycles: Mapping[str, Count] = field(hash=False)
+    lanes: Count = field(metadata=_about("Elements that it works on at once."))
+    startup_cycles: Cycles = field(metadata=_about("Start-up that each instruction pays."))
+    lane_cycles: Mapping[str, Count] = field(
+        hash=False, metadata=_about("Cycles that one element occupies one lane, by class of operation.")
+    )
 
 
 @frozen
 class SramPorts:
-    """Bytes/cycle of each user's own port."""
+    """The ports of a tile's SRAM, one for each user."""
 
-    dma: PerCycle
-    matrix: PerCycle
-    vector: PerCycle
+    dma: PerCycle = field(metadata=_about("Port of the DMA engines' transfers."))
+    matrix: PerCycle = field(metadata=_about("Port of the matrix engine's operands and results."))
+    vector: PerCycle = field(metadata=_about("Port of the vector engine's operands and results."))
 
 
 @frozen
 class Sram:
-    """The software-managed memory of a tile. latency_cycles: from a request to its first byte."""
+    """The software-managed memory of a tile."""
 
-    capacity_bytes: Size
-    banks: Count
-    latency_cycles: Cycles
+    capacity_bytes: Size = field(metadata=_about("Capacity of a tile's SRAM."))
+    banks: Count = field(metadata=_about("Banks of a tile's SRAM; conflicts between them are not modelled."))
+    latency_cycles: Cycles = field(metadata=_about("Time from a request to its first byte."))
     ports: SramPorts
 
 
 @frozen
 class Dma:
-    """The DMA engines.
+    """The DMA engines."""
 
-    placement: "row-ends" (one at the west and one at the east end of each tile row: engine 2*row is west, 2*row+1
-    east) or "tile" (one in each tile). queues: an engine. outstanding_bytes: in flight, an engine.
-    rows_per_cycle: rate at which gather and scatter issue their rows.
-    """
-
-    placement: Literal["row-ends", "tile"]
-    queues: Count
-    bytes_per_cycle: PerCycle
-    setup_cycles: Cycles
-    outstanding_bytes: Size
-    rows_per_cycle: RowRate
+    placement: Literal["row-ends", "tile"] = field(
+        metadata=_about(
+            'Where the engines are. "row-ends": one at the west and one at the east end of each tile row (engine '
+            '2*row is west, 2*row+1 east); "tile": one in each tile.'
+        )
+    )
+    queues: Count = field(metadata=_about("Queues of an engine; each executes one section of a program, in order."))
+    bytes_per_cycle: PerCycle = field(metadata=_about("Bandwidth of an engine, for all of its queues."))
+    setup_cycles: Cycles = field(metadata=_about("Time that each transfer takes before its first chunk."))
+    outstanding_bytes: Size = field(metadata=_about("Bytes that an engine may have under way at once."))
+    rows_per_cycle: RowRate = field(metadata=_about("Rate at which gather and scatter issue their rows."))
 
 
 @frozen
 class Noc:
-    """The network between tiles and DMA engines: bytes/cycle of a link, cycles of a hop."""
+    """The network between tiles and DMA engines."""
 
-    topology: Literal["mesh"]
-    bytes_per_cycle: PerCycle
-    hop_cycles: Cycles
+    topology: Literal["mesh"] = field(metadata=_about("How the tiles are linked; a mesh has XY routing."))
+    bytes_per_cycle: PerCycle = field(metadata=_about("Bandwidth of a link, in each direction."))
+    hop_cycles: Cycles = field(metadata=_about("Time from a router to the next."))
 
 
 @frozen
 class Hbm:
-    """The memory behind the DMA engines, one clock of its own; a channel is a pseudo-channel in HBM's own words.
+    """The memory behind the DMA engines, one clock of its own; a channel is a pseudo-channel in HBM's own words."""
 
-    channels: a stack. banks: a channel. capacity_bytes, bytes_per_cycle: of a stack, the latter at its peak.
-    hash: "rotate" turns the order of the channels from one interleave period to the next; "none" does not.
-    row_activate_cycles: tRCD. precharge_cycles: tRP. read_cycles: column command to end of its burst (CL + BL).
-    activate_gap_cycles: tRRD. refresh_interval_cycles: tREFI. refresh_cycles: tRFC. controller_cycles: all the way
-    from the DMA engine to the channel and back, less what the DRAM itself takes.
-    """
-
-    stacks: Count
-    channels: Count
-    banks: Count
-    capacity_bytes: Size
-    bytes_per_cycle: Bandwidth
-    row_bytes: Size
-    access_bytes: Size
-    interleave_bytes: Size
-    hash: Literal["rotate", "none"]
-    row_activate_cycles: Time
-    precharge_cycles: Time
-    read_cycles: Time
-    activate_gap_cycles: Time
-    refresh_interval_cycles: Time
-    refresh_cycles: Time
-    controller_cycles: Time
+    stacks: Count = field(metadata=_about("Stacks of memory, all alike."))
+    channels: Count = field(metadata=_about("Channels of a stack."))
+    banks: Count = field(metadata=_about("Banks of a channel."))
+    capacity_bytes: Size = field(metadata=_about("Capacity of a stack."))
+    bytes_per_cycle: Bandwidth = field(metadata=_about("Peak bandwidth of a stack; refresh takes its share of it."))
+    row_bytes: Size = field(metadata=_about("Size of a row; one row of a bank is open at a time."))
+    access_bytes: Size = field(metadata=_about("Size of one burst, the least that a channel moves."))
+    interleave_bytes: Size = field(metadata=_about("Contiguous bytes in one channel, before the next channel's turn."))
+    hash: Literal["rotate", "none"] = field(
+        metadata=_about(
+            '"rotate" turns the order of the channels from one interleave period to the next; "none" does not.'
+        )
+    )
+    row_activate_cycles: Time = field(metadata=_about("tRCD: from opening a row to the first column command."))
+    precharge_cycles: Time = field(metadata=_about("tRP: closing a row before another of its bank is opened."))
+    read_cycles: Time = field(metadata=_about("CL + BL: from a column command to the end of its burst."))
+    activate_gap_cycles: Time = field(
+        metadata=_about("tRRD: the least time between openings of two rows of a channel.")
+    )
+    refresh_interval_cycles: Time = field(metadata=_about("tREFI: from one refresh to the next."))
+    refresh_cycles: Time = field(metadata=_about("tRFC: what a refresh takes, while the channel moves nothing."))
+    controller_cycles: Time = field(
+        metadata=_about("Time from the DMA engine to the channel and back, less what the DRAM itself takes.")
+    )
 
     @property
     def channel_count(self) -> int:
@@ -176,24 +198,23 @@ class Hbm:
 
 @frozen
 class FrontEnd:
-    """What starts programs. launch_cycles: from the host's call to the first instruction. in_flight: launches.
+    """What starts programs."""
 
-    barrier_cycles: from the last arrival at a barrier to everybody's release.
-    """
-
-    launch_cycles: Time
-    in_flight: Count
-    barrier_cycles: Cycles
+    launch_cycles: Time = field(metadata=_about("Time from the host's call to a program's first instruction."))
+    in_flight: Count = field(
+        metadata=_about("Launches that may be under way at once: the next is called while earlier ones run.")
+    )
+    barrier_cycles: Cycles = field(metadata=_about("Time from the last arrival at a barrier to everybody's release."))
 
 
 @frozen(cache_hash=True)
 class Machine:
     """One machine. Every Machine is possible: making an impossible one raises UserError."""
 
-    name: str
-    description: str
-    clock_hz: Clock
-    chips: Count
+    name: str = field(metadata=_about("What commands and reports call it."))
+    description: str = field(metadata=_about("A line for `kpusim machine list`."))
+    clock_hz: Clock = field(metadata=_about("Clock of tiles, network and DMA engines; cycles are its cycles."))
+    chips: Count = field(metadata=_about("Chips, all alike; more than one cannot be simulated."))
     tiles: Tiles
     matrix: MatrixEngine
     vector: VectorEngine
@@ -217,13 +238,14 @@ class Machine:
             return engine // 2, (self.tiles.columns - 1) * (engine % 2)
         return divmod(engine, self.tiles.columns)
 
-    def peak_macs_per_cycle(self, dtype: str) -> int:
-        """Multiply-accumulates a cycle of all tiles; 0 for a dtype that the arrays cannot multiply."""
-        return self.tiles.count * self.matrix.rows * self.matrix.columns * self.matrix.macs_per_cell.get(dtype, 0)
+    def peak_macs_per_cycle(self, dtype: str) -> int | Fraction:
+        """Multiply-accumulates a cycle of all tiles, exactly; 0 for a dtype that the arrays cannot multiply."""
+        cells = self.tiles.count * self.matrix.rows * self.matrix.columns
+        return whole(cells * self.matrix.macs_per_cell.get(dtype, 0))
 
-    def peak_flops(self, dtype: str) -> int:
+    def peak_flops(self, dtype: str) -> int | Fraction:
         """Peak operations a second, two a multiply-accumulate."""
-        return 2 * self.peak_macs_per_cycle(dtype) * self.clock_hz
+        return whole(2 * self.peak_macs_per_cycle(dtype) * self.clock_hz)
 
     def balance(self, dtype: str) -> Fraction:
         """The ridge of the roofline in flop/byte: peak operations over attainable HBM bytes."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from kpusim.isa.layout import Layout
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
@@ -18,8 +19,8 @@ __all__ = ["ROW_MAJOR", "Layouts", "Lowered", "Operator", "Port"]
 Array = npt.NDArray[np.generic]
 
 
-Layouts = Mapping[str, tuple[int, ...]]
-"""The blocks in which tensors lie in HBM, by port; a port that is not there is row-major, as is an empty block."""
+Layouts = Mapping[str, Layout]
+"""How tensors lie in HBM, by port; a port that is not there is dense row-major, as is `DENSE`."""
 
 ROW_MAJOR: Layouts = MappingProxyType({})
 

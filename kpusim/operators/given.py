@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from kpusim.errors import UserError
 from kpusim.isa.check import check_program
+from kpusim.isa.layout import DENSE
 from kpusim.isa.program import Instruction, Program, View
 from kpusim.machine import Machine
 from kpusim.machine.limits import limits_of
@@ -65,8 +66,8 @@ class Given:
 
     @property
     def compulsory_bytes(self) -> int:
-        """Every tensor once."""
-        return sum(tensor.size_bytes for tensor in self.program.tensors)
+        """Every tensor once, without what lies between its rows."""
+        return sum(DENSE.size_bytes(tensor.shape, tensor.dtype) for tensor in self.program.tensors)
 
     def check(self) -> None:
         """It has no parameters."""

@@ -14,16 +14,17 @@ from cattrs.gen import make_dict_structure_fn
 
 from kpusim.data import data_dir
 from kpusim.errors import UserError
+from kpusim.isa.layout import Layout
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine.quantities import BadValue
-from kpusim.plan.spec import Block, OperatorSpec, RepeatSpec, Size, TensorName, Workload
+from kpusim.plan.spec import OperatorSpec, RepeatSpec, Size, TensorName, Workload
 from kpusim.structured import leaves
 from kpusim.tomlfile import Key, TomlFile, parse_toml, read_toml
 
 __all__ = ["WorkloadFile", "load_workload", "parse_workload", "workload_names"]
 
-_LAYOUT = re.compile(r"blocked\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]")
-_LAYOUTS = '"row-major" or "blocked [32, 32]"'
+_LAYOUT = re.compile(r"row-major(?:\s+pitch\s+(\d{1,18}))?|blocked\s*\[\s*(\d{1,18})\s*,\s*(\d{1,18})\s*\]")
+_LAYOUTS = '"row-major", "row-major pitch 4160" or "blocked [32, 32]"'
 
 
 @frozen
@@ -97,6 +98,7 @@ def _converter() -> cattrs.Converter:
 
     converter.register_structure_hook_factory(attrs.has, table_hook)
     converter.register_structure_hook_func(lambda kind: kind == OperatorSpec | RepeatSpec, entry)
+    converter.register_structure_hook(Layout, _layout)
     converter.register_structure_hook_func(_is(tuple), array)
     converter.register_structure_hook_func(_is(Annotated), _annotated)
     converter.register_structure_hook_func(_is(Literal), _choice)
@@ -131,8 +133,6 @@ def _choice(found: object, kind: Any) -> object:
 def _annotated(found: object, kind: Any) -> object:
     if kind == TensorName:
         return _exactly(found, str)
-    if kind == Block:
-        return _layout(_expect(found, str, _LAYOUTS))
     if kind == Size:
         if type(found) not in (int, str):
             raise BadValue("wrong type", "a whole number or an expression in quotes")
@@ -146,11 +146,12 @@ def _annotated(found: object, kind: Any) -> object:
     return found
 
 
-def _layout(text: str) -> tuple[int, ...]:
-    match = _LAYOUT.fullmatch(text.strip())
-    if text != "row-major" and (match is None or "0" in match.groups()):
+def _layout(found: object, _: Any) -> Layout:
+    match = _LAYOUT.fullmatch(_expect(found, str, _LAYOUTS).strip())
+    sizes = [int(size) for size in match.groups() if size is not None] if match else [0]
+    if 0 in sizes:
         raise BadValue("unknown layout", _LAYOUTS)
-    return tuple(map(int, match.groups())) if match else ()
+    return Layout(pitch=sizes[0]) if len(sizes) == 1 else Layout(tuple(sizes))
 
 
 def _user_error(file: TomlFile, path: tuple[Key, ...], error: BaseException) -> UserError:
@@ -184,8 +185,6 @@ def _check(loaded: WorkloadFile) -> None:
         if tensor.per and tensor.per not in repeats:
             where = loaded.where("tensors", name, "per")
             raise UserError("no such repeat block", where=where, found=tensor.per, allowed=sorted(repeats) or "none")
-        if tensor.layout and len(tensor.shape) < len(tensor.layout):
-            raise UserError("blocks need two dimensions", where=loaded.where("tensors", name, "layout"))
         if tensor.seed < 0:
             where = loaded.where("tensors", name, "seed")
             raise UserError("a seed cannot be negative", where=where, found=tensor.seed)

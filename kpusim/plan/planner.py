@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from attrs import frozen
 
 from kpusim.errors import UserError
-from kpusim.isa.program import Tensor
+from kpusim.isa.layout import DENSE, Layout
 from kpusim.machine import Machine
 from kpusim.operators import Lowered, Operator
 from kpusim.plan.bind import Bound, Shaped, bind, shapes
@@ -24,11 +24,11 @@ _STEPS = 1 << 20  # in one run
 
 @frozen
 class Standing:
-    """A tensor at a port: its address in the HBM, its layout (blocks, () for row-major) and its seed."""
+    """A tensor at a port: its address in the HBM, its layout and its seed."""
 
     tensor: str
     address: int
-    layout: tuple[int, ...] = ()
+    layout: Layout = DENSE
     seed: int = 0
 
 
@@ -66,13 +66,13 @@ def operator_plan(operator: Operator, machine: Machine, name: str | None = None)
     """
     name = name or operator.family
     for port in operator.ports:  # told before a lowering of such a size is tried
-        place([Lifetime(port.name, Tensor(port.name, port.dtype, port.shape, "in").size_bytes, 0, 0)], 1, machine, name)
+        place([Lifetime(port.name, DENSE.size_bytes(port.shape, port.dtype), 0, 0)], 1, machine, name)
     lowered = operator.lower(machine)
     tensors = lowered.program.tensors
     lifetimes = [Lifetime(tensor.name, tensor.size_bytes, 0, 0) for tensor in tensors]
     memory = place(lifetimes, 1, machine, name)
     ports = {
-        tensor.name: Standing(tensor.name, item.address, tensor.block)
+        tensor.name: Standing(tensor.name, item.address, tensor.layout)
         for tensor, item in zip(tensors, memory.places, strict=True)
     }
     step = Step(name, name, operator, "launch", ports, name, lowered)
@@ -141,9 +141,7 @@ def _count(loaded: WorkloadFile, path: tuple[Key, ...], repeat: RepeatSpec, symb
     return count
 
 
-def _unrolled(
-    entries: Sequence[tuple[tuple[Key, ...], RepeatSpec | None, Bound]], counts: Mapping[str, int]
-) -> _Chain:
+def _unrolled(entries: Sequence[tuple[tuple[Key, ...], RepeatSpec | None, Bound]], counts: Mapping[str, int]) -> _Chain:
     chain: _Chain = []
     done: set[str] = set()
     for path, repeat, bound in entries:
@@ -196,6 +194,7 @@ class _Lives:
         self._loaded, self._steps = loaded, steps
         self._lives: list[tuple[str, int, int, int]] = []
         self._now: dict[tuple[str, int], int] = {}
+        self._written: set[tuple[str, int]] = set()
 
     def declare(self, tensor: Shaped, copies: int) -> None:
         """Tensors that stay from the first step to the last, `copies` of them (0: one for all iterations)."""
@@ -208,7 +207,7 @@ class _Lives:
     def step(
         self, number: int, path: tuple[Key, ...], iteration: tuple[str, int] | None, bound: Bound
     ) -> dict[str, int]:
-        """The lifetime at each port of step `number`. Raises UserError for an activation that nothing has written."""
+        """The lifetime at each port of step `number`. Raises UserError for reading what nothing has written yet."""
         found = {}
         outputs = {port.name for port in bound.operator.ports if port.role == "out"}
         for port in sorted(bound.tensors, key=lambda name: name in outputs):
@@ -221,10 +220,12 @@ class _Lives:
             key = tensor.name, iteration[1] if mine and iteration else 0
             if port in outputs and any(other is tensor for name, other in bound.tensors.items() if name != port):
                 raise UserError(f"{bound.spec.name} reads and writes {tensor.name} at once", where=where)
-            if tensor.spec.role == "activation" and port in outputs:
-                self._now[key] = self._add(tensor.name, tensor, number, number)
-            elif key not in self._now:
-                problem = f"{bound.spec.name} reads the activation {tensor.name}, which no operator has written"
+            if port in outputs:
+                self._written.add(key)
+                if tensor.spec.role == "activation":
+                    self._now[key] = self._add(tensor.name, tensor, number, number)
+            elif tensor.spec.role in ("activation", "output") and key not in self._written:
+                problem = f"{bound.spec.name} reads the {tensor.spec.role} {tensor.name}, which no operator has written"
                 raise UserError(problem, where=where, hint='what comes from outside has role "input"')
             live = self._lives[self._now[key]]
             self._lives[self._now[key]] = (*live[:3], max(live[3], number))
@@ -235,6 +236,6 @@ class _Lives:
         return [Lifetime(*life) for life in self._lives]
 
     def _add(self, name: str, tensor: Shaped, first: int, last: int) -> int:
-        size = Tensor(name, tensor.spec.dtype, tensor.shape, "in", tensor.spec.layout).size_bytes
+        size = tensor.spec.layout.size_bytes(tensor.shape, tensor.spec.dtype)
         self._lives.append((name, size, first, last))
         return len(self._lives) - 1

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from attrs import field, frozen
 
-__all__ = ["Block", "Boundary", "OperatorSpec", "RepeatSpec", "Size", "TensorName", "TensorSpec", "Workload"]
+from kpusim.isa.layout import DENSE, Layout
+
+__all__ = ["Boundary", "OperatorSpec", "RepeatSpec", "Size", "TensorName", "TensorSpec", "Workload"]
 
 Boundary = Literal["launch", "barrier", "fused"]
 
 Size = Annotated[int | str, "size"]  # a number, or an expression over symbols
-Block = Annotated[tuple[int, ...], "layout"]  # () in a file: "row-major"; (32, 32): "blocked [32, 32]"
 TensorName = Annotated[str, "name"]
 Option = Annotated[int | float | bool | str, "option"]
 
@@ -22,15 +23,15 @@ class TensorSpec:
     """A tensor in HBM.
 
     role: inputs, weights and outputs stay in the HBM all the time; an activation from the operator that writes it to
-    its last reader. per: the repeat block of which each iteration has one of its own. layout: the shape of the
-    contiguous blocks that it is stored in, () for row-major. seed: of the values for a functional run.
+    its last reader. per: the repeat block of which each iteration has one of its own. layout: in a file
+    "row-major", "row-major pitch 4160" or "blocked [32, 32]". seed: of the values for a functional run.
     """
 
     shape: tuple[Size, ...]
     role: Literal["input", "weight", "activation", "output"]
     dtype: Annotated[str, "dtype"] = "bf16"
     per: str = ""
-    layout: Block = ()
+    layout: Layout = DENSE
     seed: int = 0
 
 

@@ -51,7 +51,8 @@ def bound_of(run: Run, gap: int) -> Bound:
 def uses(run: Run) -> list[Use]:
     """Every resource that the run uses: of engines the busiest one, of HBM the bytes over what is attainable."""
     machine, counters, cycles = run.machine, run.counters, run.cycles
-    found = [_engine_use(run, kind) for kind in ("matrix", "vector") if kind in used_units(run.program, machine)]
+    engines = [kind for kind in ("matrix", "vector") if kind in used_units(run.program, machine)]
+    found = [_engine_use(run, kind) for kind in engines]
     moved = counters["hbm.read_bytes"] + counters["hbm.write_bytes"]
     attainable = machine.hbm.attainable_bytes_per_cycle
     tera = machine.clock_hz / 1e12
@@ -64,7 +65,14 @@ def uses(run: Run) -> list[Use]:
     ):
         part = float(counters[counter] / cycles / rate)
         found.append(Use(resource, part, f"the busiest {name} moves data in {part:.0%} of the cycles"))
-    return found
+    return found + [_port_use(run, kind) for kind in engines]
+
+
+def _port_use(run: Run, kind: str) -> Use:
+    """The SRAM ports of matrix or vector engines, on average."""
+    units, rate = used_units(run.program, run.machine)[kind], getattr(run.machine.sram.ports, kind)
+    part = float(run.counters.get(f"sram.{kind}_bytes", 0) / len(units) / run.cycles / rate)
+    return Use("SRAM port", part, f"the SRAM ports of the {kind} engines move data in {part:.0%} of the cycles")
 
 
 def _engine_use(run: Run, kind: str) -> Use:

@@ -14,7 +14,7 @@ from kpusim.operators import Lowered
 from kpusim.report.rows import Row, Total, rows_of, total_of
 from kpusim.simulate.workload import PlanRun
 
-__all__ = ["print_choices", "print_run", "print_table", "verdict_text"]
+__all__ = ["bytes_text", "number", "print_choices", "print_run", "print_table", "verdict_text"]
 
 COLUMNS = (
     "operator", "shape", "cycles", "us", "TFLOP/s", "matrix", "HBM bytes", "GB/s",
@@ -49,7 +49,7 @@ def _cells(row: Row) -> Sequence[str]:
         f"{row.microseconds:,.2f}",
         number(row.tflops),
         f"{row.matrix_utilisation:.1%}",
-        _bytes(row.hbm_bytes),
+        bytes_text(row.hbm_bytes),
         number(row.hbm_gbytes_per_second),
         row.roof.split()[0],
         f"{row.roof_cycles:,}",
@@ -62,7 +62,7 @@ def _total_cells(total: Total) -> Sequence[str]:
     return (
         "total", f"{total.launches} launch{'es' * (total.launches != 1)}", f"{total.cycles:,}",
         f"{total.microseconds:,.2f}", number(total.tflops), f"{total.matrix_utilisation:.1%}",
-        _bytes(total.hbm_read_bytes + total.hbm_write_bytes), number(total.hbm_gbytes_per_second),
+        bytes_text(total.hbm_read_bytes + total.hbm_write_bytes), number(total.hbm_gbytes_per_second),
         "", f"{total.roof_cycles:,}", f"{total.distance:.2f}", "",
     )  # fmt: skip
 
@@ -72,7 +72,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
-def _bytes(size: int) -> str:
+def bytes_text(size: int) -> str:
+    """Bytes with a prefix: "369 MB"."""
     scaled, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if scaled < 1000:

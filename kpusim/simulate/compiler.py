@@ -108,17 +108,21 @@ class _Writer:
         return pc
 
     def put_work(self, node: Instruction, pc: int, call: str) -> None:
-        """`w`, `o` and `d` of an instruction: its work, occupancy and drain; both works where accumulate varies."""
+        """`w` of an instruction, its work, and what that says (`take_work`); both works where accumulate varies."""
         if self.choice(node):
             self.put(f"wt{pc} = {call.format(True)}", f"wf{pc} = {call.format(False)}")
         else:
             accumulates = node.option("accumulate") != Const(0)
-            self.put(f"w{pc} = {call.format(accumulates)}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+            self.take_work(pc, call.format(accumulates))
 
     def pick_work(self, node: Instruction, pc: int) -> None:
         """Chooses between the two works of an instruction whose accumulate varies."""
         if choice := self.choice(node):
-            self.put(f"w{pc} = wt{pc} if {choice} else wf{pc}", f"o{pc} = w{pc}.occupancy", f"d{pc} = w{pc}.drain")
+            self.take_work(pc, f"wt{pc} if {choice} else wf{pc}")
+
+    def take_work(self, pc: int, work: str) -> None:
+        """`w`, `o`, `b` and `d` of an instruction: its work, occupancy, busy cycles and drain."""
+        self.put(f"w{pc} = {work}", f"o{pc} = w{pc}.occupancy", f"b{pc} = w{pc}.busy", f"d{pc} = w{pc}.drain")
 
     def choice(self, node: Instruction) -> str:
         """The condition for accumulating as Python text; "" where it is the same every time."""
@@ -212,19 +216,24 @@ class _Writer:
             self.put_work(node, pc, call)
         if call:
             self.pick_work(node, pc)
-            self.put(f"e = t + o{pc}", f"x = e + d{pc}", f"busy += o{pc}", f"w{pc}.count += 1")
+            self.put(f"e = t + o{pc}", f"x = e + d{pc}", f"busy += b{pc}", f"w{pc}.count += 1")
             self.put("if x > done: done = x")
         else:
             self.put("e = t", "if e > done: done = e")
         if self.traced:
-            self.span(pc, row)
+            self.span(pc, row, bool(call))
         for signal in node.signals:
             self.signal(signal.target, "e" if signal.instant == "read" else "done", ranges)
         self.put("t = e", "n += 1")
 
-    def span(self, pc: int, row: Row) -> None:
+    def span(self, pc: int, row: Row, works: bool) -> None:
         self.count_runs(pc)
-        self.put(f"span(t, e, done, unit, {row.opcode}, {pc}, r{pc}, {RELEASED}, 0, s0 - p0, s1 - p1, s2 - p2)")
+        rest = f"e, done, unit, {row.opcode}, {pc}, r{pc}, {RELEASED}, 0, s0 - p0, s1 - p1, s2 - p2"
+        if not works:
+            self.put(f"span(t, {rest})")
+            return
+        self.put(f"if o{pc} == b{pc}: span(t, {rest})")  # most often; the columns behind are left out
+        self.put(f"else: span(e - b{pc}, {rest}, 0, 0, 0, o{pc} - b{pc})")
 
     def count_runs(self, pc: int) -> None:
         """`r<pc>`: how often this instruction ran before."""
@@ -348,10 +357,10 @@ class _Writer:
             if self.traced:
                 opcode = instruction_rows()[node.op].opcode
                 self.declare(f"r{at} = 0")
-                self.put(f"if {trips}: me.repeat(t, done, {trips}, o{at}, d{at}, {opcode}, {at}, r{at})")
+                self.put(f"if {trips}: me.repeat(t, done, {trips}, w{at}, {opcode}, {at}, r{at})")
                 self.put(f"r{at} += {trips}")
-            self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", "    busy += x", f"    n += {trips}")
-            self.put(f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
+            self.put(f"if {trips}:", f"    x = o{at} * {trips}", "    t += x", f"    n += {trips}")
+            self.put(f"    busy += b{at} * {trips}", f"    w{at}.count += {trips}", f"    if d{at} > g: g = d{at}")
         self.pc += 1
 
 

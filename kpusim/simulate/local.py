@@ -13,6 +13,8 @@ import numpy as np
 
 from kpusim.engines.fabric import Fabric
 from kpusim.engines.semaphore import Semaphore, span_key
+from kpusim.engines.stalls import PORT
+from kpusim.engines.work import Work
 from kpusim.isa.walk import SectionCode
 from kpusim.simulate.compiler import SectionFunction
 from kpusim.simulate.spans import NO_SPAN, SPAN, Rows
@@ -31,7 +33,7 @@ class LocalUnit:
         self.finished = False
         self.released = 0  # when a barrier let it go
         self._code, self._fabric = code, fabric
-        self._alike: dict[tuple[int, int, int, int], Rows] = {}  # spans of repeated instructions, from cycle 0
+        self._alike: dict[tuple[int, Work, int], Rows] = {}  # spans of repeated instructions, from cycle 0
         self._resume: Callable[[], None] = function(tile, self).__next__
         self.wake = partial(fabric.kernel.soon, self._resume)
 
@@ -48,25 +50,24 @@ class LocalUnit:
         self.released = time
         self.wake()
 
-    def repeat(
-        self, start: int, done: int, times: int, occupancy: int, drain: int, opcode: int, pc: int, iteration: int
-    ) -> None:
+    def repeat(self, start: int, done: int, times: int, work: Work, opcode: int, pc: int, iteration: int) -> None:
         """Records the spans of one instruction executed `times` over, each right behind the one before.
 
         `done`: when what was before is visible; nothing is earlier.
         """
-        key = times, occupancy, drain, pc
+        key = times, work, pc
         if key not in self._alike:
             self._alike[key] = rows = np.zeros(times, SPAN)
-            rows["start_cycle"] = np.arange(times) * occupancy
-            rows["end_cycle"] = rows["start_cycle"] + occupancy
-            rows["done_cycle"] = rows["end_cycle"] + drain
+            rows["end_cycle"] = np.arange(1, times + 1) * work.occupancy
+            rows["start_cycle"] = rows["end_cycle"] - work.busy
+            rows["done_cycle"] = rows["end_cycle"] + work.drain
+            rows["stall_port"] = work.occupancy - work.busy
             rows["iteration"] = np.arange(times)
             rows["unit"], rows["opcode"], rows["pc"], rows["released_by"] = self.unit, opcode, pc, NO_SPAN
         rows = self._alike[key].copy()
         for column in ("start_cycle", "end_cycle", "done_cycle"):
             rows[column] += start
-        if done > start + occupancy + drain:
+        if done > start + work.occupancy + work.drain:
             np.maximum(rows["done_cycle"], done, out=rows["done_cycle"])
         rows["iteration"] += iteration
         assert self._fabric.span_block is not None
@@ -91,5 +92,6 @@ class LocalUnit:
         fabric, account = self._fabric, self._fabric.accounts[self.unit]
         account.busy, account.instructions = busy, instructions
         account.stalls[: len(stalls)] = stalls
+        account.stalls[PORT] = clock - busy - sum(stalls)  # up to its last instruction, a unit is never idle
         fabric.end = max(fabric.end, clock, done)
         self.finished, self.waiting_for = True, None

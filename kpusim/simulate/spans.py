@@ -33,13 +33,13 @@ SPAN: np.dtype[np.void] = np.dtype(
     ]
 )
 """One row a span. Times are cycles since the operator's start, rows count from the operator's first span.
-stall_dma, _matrix, _vector and _barrier are cycles between the end of the unit's previous span and
-start_cycle; stall_engine and _memory are cycles inside [start_cycle, end_cycle)."""
+stall_engine and _memory are cycles inside [start_cycle, end_cycle), all others cycles between the end of the
+unit's previous span and start_cycle."""
 
 Rows = npt.NDArray[np.void]
 """Shape [n], dtype SPAN."""
 
-_PACKED = struct.Struct("<QQQHBIIQQ6I")
+_PACKED = struct.Struct("<QQQHBIIQQ7I")
 
 
 class Record(Protocol):
@@ -62,6 +62,7 @@ class Record(Protocol):
         stall_barrier: int = 0,
         stall_engine: int = 0,
         stall_memory: int = 0,
+        stall_port: int = 0,
         /,
     ) -> int: ...
 
@@ -91,11 +92,11 @@ class SpanBuffer:
         def record(
             start: int, end: int, done: int, unit: int, opcode: int, pc: int, iteration: int,
             released_by: int = NO_SPAN, nbytes: int = 0, dma: int = 0, matrix: int = 0, vector: int = 0,
-            barrier: int = 0, engine: int = 0, memory: int = 0, /,
+            barrier: int = 0, engine: int = 0, memory: int = 0, port: int = 0, /,
         ) -> int:  # fmt: skip
             nonlocal offset, count
             pack_into(buffer, offset, start, end, done, unit, opcode, pc, iteration, released_by, nbytes,
-                      dma, matrix, vector, barrier, engine, memory)  # fmt: skip
+                      dma, matrix, vector, barrier, engine, memory, port)  # fmt: skip
             offset += size
             if offset == limit:
                 flush()

@@ -1,4 +1,4 @@
-"""Where the cycles of a run went: by instruction, and by kind of unit."""
+"""Where the cycles of a run went: by instruction, by operator, and by kind of unit."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from kpusim.simulate.shares import Share
 from kpusim.simulate.spans import STALLS
 from kpusim.trace.reader import Column, Trace
 from kpusim.trace.schema import unit_kind
+from kpusim.trace.summary import OpRun
 
 
 @frozen(kw_only=True)
@@ -81,6 +83,28 @@ def _plus(one: npt.NDArray[np.int64] | None, other: Column) -> npt.NDArray[np.in
     if one is not None:
         total[: len(one)] += one
     return total
+
+
+def op_shares(trace: Trace, op: OpRun) -> dict[str, Share]:
+    """What the units that one operator run uses did with its cycles, by kind of unit, from its events."""
+    units, causes = len(trace.meta.unit_names), [f"stall_{cause}" for cause in STALLS]
+    ran, busy, stalls = np.zeros(units, bool), np.zeros(units, np.int64), np.zeros((units, len(STALLS)), np.int64)
+    for chunk in trace.chunks(op, ("unit", "start_cycle", "end_cycle", *causes)):
+        unit, inside = chunk["unit"], chunk["stall_engine"].astype(np.int64) + chunk["stall_memory"]
+        ran[unit] = True
+        length = chunk["end_cycle"].astype(np.int64) - chunk["start_cycle"].astype(np.int64)
+        busy += np.bincount(unit, length - inside, units).astype(np.int64)
+        for number, cause in enumerate(causes):
+            stalls[:, number] += np.bincount(unit, chunk[cause], units).astype(np.int64)
+    kinds = np.array([unit_kind(name) for name in trace.meta.unit_names])
+    found = {}
+    for kind in dict.fromkeys(kinds[ran].tolist()):
+        mine = ran & (kinds == kind)
+        spent = stalls[mine].sum(axis=0).tolist()
+        count, worked = int(mine.sum()), int(busy[mine].sum())
+        idle = count * op.cycles - worked - sum(spent)
+        found[kind] = Share(kind, count, worked, dict(zip(STALLS, spent, strict=True)), idle)
+    return found
 
 
 def accounts_by_kind(trace: Trace) -> dict[str, dict[str, int]]:

@@ -21,7 +21,7 @@ from kpusim.engines.stalls import MEANINGS
 from kpusim.simulate.spans import ROWS, SPAN, STALLS
 
 SCHEMA: Final = "kpusim-trace"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 CHUNK: Final = ROWS
 """Rows of an event column that are compressed together, committed together, and share a row of the block index."""
 BINS: Final = 512

@@ -14,25 +14,17 @@ from kpusim.operators.gemm.epilogue import chain_cycles
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
 
-__all__ = ["Cost", "cost", "fold_sizes", "hbm_bytes"]
-
-
-def fold_sizes(machine: Machine, dtype: str) -> dict[str, int]:
-    """What one fold of the array covers of the two dimensions that its dataflow keeps in place: m, n or k -> elements."""
-    engine = machine.matrix
-    deep = engine.rows * max(1, int(engine.macs_per_cell.get(dtype, 1)))
-    if engine.dataflow == "output-stationary":
-        return {"m": engine.rows, "n": engine.columns}
-    return {"k": deep, "n" if engine.dataflow == "weight-stationary" else "m": engine.columns}
+__all__ = ["Cost", "cost", "hbm_bytes"]
 
 
 @frozen
 class Cost:
     """Estimated cycles by what they are spent on: the parts overlap, and what comes before and after does not.
 
-    `lead` is before the first multiplication of the first tile, with `fill` where HBM is busy all along, `stagger` from there to that of the last one, which a
-    DMA queue serves after the others; `step` one step of the engines, `finish` from a tile's last multiplication to its
-    results, `out` their way to HBM, `queue` what a queue takes to store those of all its tiles.
+    `lead` is before the first multiplication of the first tile, and `fill` what HBM takes longer for its data;
+    `stagger` from there to that of the last tile, which a DMA queue serves after the others; `step` one step of the
+    engines, `finish` from a tile's last multiplication to its results, `out` their way to HBM, and `queue` what a DMA
+    queue takes longer for those of all its tiles.
     """
 
     matrix: int
@@ -118,7 +110,9 @@ def _fetched(down: tuple[int, int], across: tuple[int, int], bits: int, access: 
     (rows, high), (columns, wide) = down, across
     if wide >= columns:  # rows follow each other: one long row, in blocks of `high` of them
         rows, columns, wide = 1, rows * columns, min(high, rows) * columns
-    start = gcd(wide * bits // 8, columns * bits // 8 if rows > 1 else 0, access)  # what all runs start at a multiple of
+    start = gcd(
+        wide * bits // 8, columns * bits // 8 if rows > 1 else 0, access
+    )  # what all runs start at a multiple of
     full, rest = divmod(columns, wide)
     aligned = [-(-size * bits // 8 // start) * start for size in (wide, rest)]
     return rows * (full * (aligned[0] + access - start) + (aligned[1] + access - start if rest else 0))
@@ -150,7 +144,11 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     moved = traffic(mapping, problem, machine.hbm.access_bytes)
     reads, writes = _hbm_cycles(moved, problem, machine)
     whole = int(sum(moved.values()) / machine.hbm.attainable_bytes_per_cycle)
-    activation = _row_openings(mapping, problem, machine.hbm.interleave_bytes) * machine.hbm.activate_gap_cycles // machine.hbm.channel_count
+    activation = (
+        _row_openings(mapping, problem, machine.hbm.interleave_bytes)
+        * machine.hbm.activate_gap_cycles
+        // machine.hbm.channel_count
+    )
     a_step, b_step = _step_bytes(mapping, problem)
     planes = mapping.grid_batch * mapping.grid_k
     loaded = planes * (mapping.grid_m * a_step + mapping.grid_n * b_step)

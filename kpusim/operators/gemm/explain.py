@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpusim.isa.program import Program, Tensor
+from kpusim.isa.program import Program
 from kpusim.machine import Machine
 from kpusim.operators.gemm.problem import Problem
 from kpusim.operators.gemm.search import Found
@@ -25,14 +25,14 @@ def explain(
         ("step along k", str(mapping.block_k), f"{mapping.steps(problem)} steps a round, {mapping.slots} slots"),
         ("accumulators", str(mapping.accumulators), f"cast and stored in strips of {mapping.strip_rows} rows"),
         ("resident", mapping.resident or "none", "kept on chip"),
-        ("layout", ", ".join(_layout(tensor) for tensor in program.tensors), "as the tensors lie in HBM"),
+        (
+            "layout",
+            ", ".join(f"{tensor.name} {tensor.layout}" for tensor in program.tensors),
+            "as the tensors lie in HBM",
+        ),
         ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
         ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"in {estimate.hbm} cycles at the attainable bandwidth"),
         ("estimate", f"{estimate.cycles} cycles", f"{longest} is the longest part"),
         ("weighed", f"{len(found.weighed)} mappings", "by the closed cycle formulas"),
     )
     return (rows,)
-
-
-def _layout(tensor: Tensor) -> str:
-    return f"{tensor.name} blocked {list(tensor.block)}" if tensor.block else f"{tensor.name} row-major"

@@ -7,6 +7,7 @@ from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, Sem
 from kpusim.machine import Machine
 from kpusim.operators.gemm.epilogue import STRIP, Step, chain
 from kpusim.operators.gemm.grid import DST, TILE, Grid
+from kpusim.operators.gemm.mapping import READY_SLOTS
 from kpusim.operators.gemm.seats import ZERO, Seat, loop, part
 from kpusim.operators.gemm.streams import PASS_QUEUE, STORE_QUEUE, dequantize
 
@@ -86,7 +87,7 @@ def vector_sections(grid: Grid) -> list[Section]:
     base, tiles, round_, step = grid.map.base_tiles, grid.map.tiles, Name("w"), Name("k")
     if not grid.problem.quantized:
         return [grid.tile_section("vector", 0, base, loop("w", grid.rounds, *epilogue(grid, round_)))]
-    ahead = min(grid.map.slots, grid.steps)
+    ahead = min(READY_SLOTS, grid.steps)  # more would wait for the epilogue that follows
     left = Const(grid.rounds) - round_  # 0 in the last turn, which has only the epilogue
 
     def steps(low: int, high: int) -> Node:
@@ -196,7 +197,9 @@ def _strip_in_hbm(grid: Grid, round_: Expr, strip: Expr, tile: Expr, buffer: str
 def _store(grid: Grid, round_: Expr, strip: Expr, tile: Expr) -> Instruction:
     box, view = _strip_in_hbm(grid, round_, strip, tile, STRIP)
     full = SemaphoreRef("strip_full", tile, view.slot)
-    return Instruction("store", (box, view), (), (full,), (Signal(SemaphoreRef("strip_free", tile, view.slot), "read"),))
+    return Instruction(
+        "store", (box, view), (), (full,), (Signal(SemaphoreRef("strip_free", tile, view.slot), "read"),)
+    )
 
 
 def _load_residual(grid: Grid, round_: Expr, strip: Expr, tile: Expr) -> Instruction:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from kpusim.costs import fold_sizes
 from kpusim.isa.expr import Const, Expr, Name, ceil_div
+from kpusim.isa.layout import DENSE
 from kpusim.isa.program import (
     Buffer,
     Instruction,
@@ -20,7 +22,6 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
-from kpusim.operators.gemm.estimate import fold_sizes
 from kpusim.operators.gemm.explain import explain
 from kpusim.operators.gemm.finish import load_vectors, reduce, store, vector_sections
 from kpusim.operators.gemm.grid import TILE, Grid
@@ -62,7 +63,9 @@ def lower(
 
 def _tensors(problem: Problem, layouts: Layouts) -> list[Tensor]:
     return [
-        Tensor(port.name, port.dtype, port.shape, port.role, layouts.get(port.name, ())) for port in ports(problem)
+        Tensor(port.name, port.dtype, port.shape, port.role, layout.block, layout.pitch)
+        for port in ports(problem)
+        for layout in [layouts.get(port.name, DENSE)]
     ]
 
 
@@ -166,8 +169,10 @@ Slot = tuple[str, Expr]
 
 
 def _each_fold(grid: Grid, machine: Machine, acc: Expr, factors: tuple[Slot, Slot], sizes: tuple[Expr, ...]) -> Node:
-    """One matmul for each fold of the array in a block, over the two dimensions that its dataflow keeps in place."""
-    fold = fold_sizes(machine, grid.problem.dtype)
+    """One matmul for each fold of the array in a block, along the dimensions that have several."""
+    blocks = grid.map.block_m, grid.map.block_n, grid.map.block_k
+    covered = zip("mnk", fold_sizes(machine, grid.problem.dtype), blocks, strict=True)
+    fold = {axis: size for axis, size, block in covered if size < block}
     whole = [Range(ZERO, size) for size in sizes]
     counters = {axis: Name(f"f{axis}") for axis in fold}
     ranges = [

@@ -13,7 +13,6 @@ come back to it; rounds go along N (along M) first, so that they do.
 
 from __future__ import annotations
 
-
 from attrs import frozen
 
 from kpusim.isa.expr import ceil_div
@@ -108,7 +107,7 @@ class Mapping:
             found[f"{name}_tile"] = "fp32" if name == "scale" else problem.model_dtype, 2, (1, n)
         if problem.epilogue.residual:
             found["residual_tile"] = problem.model_dtype, 2, (self.strip_rows, n)
-        return found | {name: ("fp32", 1, (self.strip_rows, n)) for name in temporaries(problem)}
+        return found | dict.fromkeys(temporaries(problem), ("fp32", 1, (self.strip_rows, n)))
 
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile."""

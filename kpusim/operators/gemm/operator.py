@@ -104,7 +104,9 @@ class Matmul:
         axis, row = ("k", problem.k) if self.transpose_b else ("n", problem.n)
         if row % packed:
             dtype = problem.stored_dtype
-            raise UserError(f"a row of {dtype} ends within a byte", found=f"{axis}={row}", allowed=f"multiples of {packed}")
+            raise UserError(
+                f"a row of {dtype} ends within a byte", found=f"{axis}={row}", allowed=f"multiples of {packed}"
+            )
         if packed > 1 and self.transpose_b and self.scale_group % packed:
             raise UserError("scale_group ends within a byte", found=self.scale_group, allowed=f"multiples of {packed}")
 
@@ -134,7 +136,9 @@ class Matmul:
         problem = self.problem
         used = sum(1 for rows in problem.groups if rows)
         return sum(
-            ceil_div(prod((used, *port.shape[1:]) if port.axes[0] == "groups" else port.shape) * DTYPE_BITS[port.dtype], 8)
+            ceil_div(
+                prod((used, *port.shape[1:]) if port.axes[0] == "groups" else port.shape) * DTYPE_BITS[port.dtype], 8
+            )
             for port in self.ports
         )
 
@@ -219,7 +223,7 @@ def _activation(name: str, x: Wide) -> Wide:
     if name == "relu":
         return np.maximum(x, 0)
     if name == "gelu":
-        return np.asarray(0.5 * x * (1 + np.frompyfunc(erf, 1, 1)(x * sqrt(0.5)).astype(np.float64)))
+        return np.asarray(0.5 * x * (1 + np.asarray(np.frompyfunc(erf, 1, 1)(x * sqrt(0.5)), np.float64)))
     if name == "gelu_tanh":
         return np.asarray(0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))))
     with np.errstate(over="ignore"):
@@ -271,6 +275,11 @@ class GroupedGemm(Matmul):
     def dimensions(self) -> Mapping[str, int]:
         """Groups, rows of all, N and K."""
         return {"groups": self.groups, "m": self.m, "n": self.n, "k": self.k}
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """As of every GEMM, and rows, the number of each group's; however these are dealt."""
+        return ports(self._problem(self.m, self.n, self.k, groups=group_rows("even", self.groups, self.m)))
 
     @property
     def problem(self) -> Problem:

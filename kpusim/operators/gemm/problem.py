@@ -114,7 +114,7 @@ class Problem:
 def ports(problem: Problem) -> tuple[Port, ...]:
     """The tensors of a GEMM, in the order of its program; an axis without a name follows from the others."""
     m, n, k, entries = problem.m, problem.n, problem.k, problem.entries
-    kinds: tuple[tuple[str, int], ...] = ((("batch", entries),) if problem.batch else ())
+    kinds: tuple[tuple[str, int], ...] = (("batch", entries),) if problem.batch else ()
     each_b: tuple[tuple[str, int], ...] = kinds or ((("groups", entries),) if problem.groups else ())
     a = (("k", k), ("m", m)) if problem.transpose_a else (("m", m), ("k", k))
     b = (("n", n), ("k", k)) if problem.transpose_b else (("k", k), ("n", n))

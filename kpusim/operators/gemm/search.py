@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+from kpusim.costs import fold_sizes
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
-from kpusim.operators.gemm.estimate import Cost, cost, fold_sizes
+from kpusim.operators.gemm.estimate import Cost, cost
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
 
@@ -64,8 +65,9 @@ def _check_queues(needed: int, machine: Machine) -> None:
 
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
     """Mappings worth weighing, all of which fit into the SRAM: the most promising blockings, in every depth."""
-    fold = {"m": 1, "n": 1, "k": max(SHORTEST, machine.hbm.access_bytes * 8 // DTYPE_BITS[problem.dtype])}
-    fold |= fold_sizes(machine, problem.dtype)
+    deepest = max(SHORTEST, machine.hbm.access_bytes * 8 // DTYPE_BITS[problem.dtype], machine.matrix.rows)
+    sizes = zip("mnk", fold_sizes(machine, problem.dtype), strict=True)
+    fold = {axis: min(size, deepest if axis == "k" else machine.matrix.rows) for axis, size in sizes}
     outlines = _outlines(problem, machine, fold)
     if not outlines:  # not even one fold of the array fits
         fold = dict.fromkeys("mnk", 1)
