@@ -141,7 +141,7 @@ class Stream:
         return self.seat.section(self.queue, (body,))
 
     def pass_shares(self) -> Section:
-        """From the tile that keeps a block to its whole row or column; the first pass waits for it, the last gives up."""
+        """From the tile that keeps a block to its row or column; the first pass waits for it, the last gives up."""
         panels, passes = self.panels()
         step = Name("k")
 
