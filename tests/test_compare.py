@@ -183,6 +183,7 @@ def test_bad_input_is_one_message_and_exit_2(compare, args, message):
     assert len([line for line in result.stderr.splitlines() if line.startswith("Error: ")]) == 1
 
 
-def test_nothing_is_simulated_where_a_variant_cannot_be(compare, monkeypatch):
+@pytest.mark.parametrize("more", [("--set", "hbm.stacks=1,0"), ("--csv", ".")])
+def test_nothing_is_simulated_where_something_cannot_be(compare, monkeypatch, more):
     monkeypatch.setattr("kpusim.report.compare.run_plans", lambda plans: pytest.fail("simulated"))
-    assert compare("--op", GEMM, "-m", "kpu-tiny", "--set", "hbm.stacks=1,0").exit_code == 2
+    assert compare("--op", GEMM, "-m", "kpu-tiny", *more).exit_code == 2

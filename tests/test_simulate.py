@@ -159,6 +159,7 @@ def test_vector_passes_and_no_elements():
     assert lengths == [5 + 16, 5 + 64, 5 + 32, 5 + 48, 0]
     assert result.counters["vector.exp"] == 64
     assert result.counters["vector.reduce"] == 2 * 64 + 3 * 64
+    assert result.counters["sram.vector_bytes"] == 512 + 512 + 2 * 512 + 3 * (256 + 2 * 96)
 
 
 # --- one transfer -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +67,19 @@ def command(
         raise click.UsageError("--symbol and --run belong to a workload file.")
     from attrs import asdict
 
+    from kpusim.files import atomic_path
     from kpusim.report.compare import Task, compare, variants
 
     names = [name.strip() for given in machines for name in given.split(",")]
     found = variants(names, sets)
     values = symbol_values(symbols)
     tasks = [Task(variant, operator, workload or "", values, runs) for variant in found]
-    with progress("simulating", len(tasks)) as begins:
-        rows = list(compare(tasks, jobs, begins))
-    if table is not None:
-        _write_csv(table, rows)
+    with ExitStack() as stack:
+        part = None if table is None else stack.enter_context(atomic_path(table))
+        with progress("simulating", len(tasks)) as begins:
+            rows = list(compare(tasks, jobs, begins))
+        if part is not None:
+            part.write_text(_csv(rows), encoding="utf-8")
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
@@ -109,21 +113,19 @@ def _print(title: str, rows: Sequence[Compared]) -> None:
     print_table(title, ("variant", *(["run"] if runs else []), *columns), cells)
 
 
-def _write_csv(path: Path, rows: Sequence[Compared]) -> None:
+def _csv(rows: Sequence[Compared]) -> str:
     """The rows as of --json, what is nested under names such as set.hbm.stacks and top_stall.cause."""
     from csv import DictWriter
     from io import StringIO
 
     from attrs import asdict
 
-    from kpusim.files import write_text_atomic
-
     records = [_flat({"set" if key == "sets" else key: value for key, value in asdict(row).items()}) for row in rows]
     text = StringIO()
     writer = DictWriter(text, records[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
-    write_text_atomic(path, text.getvalue())
+    return text.getvalue()
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def command(word: str | None, machine: str | None, as_json: bool) -> None:
       kpusim explain matmul
       kpusim explain matrix.dataflow -m kpu-edge
     """
+    if word is None and machine is not None:
+        raise click.UsageError("--machine needs a word to explain.")
     if word is None:
         _list(as_json)
         return

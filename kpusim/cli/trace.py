@@ -137,7 +137,7 @@ def stalls(file: Path, pattern: str | None, as_json: bool) -> None:
 
     \b
     JSON keys: total_cycles, kinds: {kind: {units, busy, CAUSE..., idle, total}}, units: {name: {busy, CAUSE...,
-    idle}} (all units, or those that match); the causes are dma, matrix, vector, barrier, engine, memory.
+    idle}} (all units, or those that match); the causes are those that `kpusim explain` lists.
 
     \b
     Examples:

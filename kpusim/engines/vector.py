@@ -21,9 +21,9 @@ class VectorEngine:
         """The work of one instruction of class `operation` on `elements`, moving `size` bytes, `passes` times over."""
         key = operation, elements, size, passes
         if key not in self.works:
-            time, moved = vector_timer(self._machine, operation), {"sram.vector_bytes": size}
-            occupancy, busy = time(elements * passes, size * passes), time(elements * passes, 0)
-            self.works[key] = Work(occupancy, busy, 0, {f"vector.{operation}": elements * passes, **moved})
+            time, worked, moved = vector_timer(self._machine, operation), elements * passes, size * passes
+            adds = {f"vector.{operation}": worked, "sram.vector_bytes": moved}
+            self.works[key] = Work(time(worked, moved), time(worked, 0), 0, adds)
         return self.works[key]
 
     def work_of(self, step: Step) -> Work:
