@@ -24,7 +24,7 @@ class Cost:
     `lead` is before the first multiplication of the first tile, and `fill` what HBM takes longer for its data;
     `stagger` from there to that of the last tile, which a DMA queue serves after the others; `step` one step of the
     engines, `finish` from a tile's last multiplication to its results, `out` their way to HBM, and `queue` what a DMA
-    queue takes longer for those of all its tiles.
+    queue takes longer for those of all its tiles. `panels`: how much longer the rounds are that load what is resident.
     """
 
     matrix: int
@@ -40,6 +40,7 @@ class Cost:
     finish: int
     out: int
     queue: int
+    panels: int
     hbm_bytes: int
 
     @property
@@ -57,7 +58,8 @@ class Cost:
         engines = max(self.matrix, self.vector) + behind
         loads = max(self.load, self.noc) + self.step + behind
         memory = self.step + self.hbm
-        return self.lead + self.finish + max(self.fill + max(engines, loads, self.step + self.store), memory)
+        longest = max(self.fill + max(engines, loads, self.step + self.store), memory)
+        return self.lead + self.panels + longest + self.finish
 
 
 def hbm_bytes(mapping: Mapping, problem: Problem, access: int) -> int:
@@ -88,18 +90,44 @@ def traffic(mapping: Mapping, problem: Problem, access: int) -> dict[str, int]:
     return found
 
 
-def _hbm_cycles(moved: dict[str, int], problem: Problem, machine: Machine) -> tuple[int, int]:
-    """Cycles that HBM takes to read and to write; a small tensor lies in few channels, and these are its bandwidth."""
-    hbm = machine.hbm
-    rate = hbm.attainable_bytes_per_cycle / hbm.channel_count
-    elements = {"a": problem.m * problem.k, "b": problem.n * problem.k * problem.entries, "out": problem.m * problem.n}
+def _hbm_cycles(mapping: Mapping, problem: Problem, moved: dict[str, int], machine: Machine) -> tuple[int, int]:
+    """Cycles that HBM takes to read and to write, each tensor out of the channels that its transfers keep busy."""
+    rate = machine.hbm.attainable_bytes_per_cycle / machine.hbm.channel_count
+    busy = _channels(mapping, problem, machine)
+    times = {name: int(size / (rate * busy.get(name, machine.hbm.channel_count))) for name, size in moved.items()}
+    written = times.pop("out")
+    reads = sum(moved.values()) - moved["out"]
+    return max(int(reads / machine.hbm.attainable_bytes_per_cycle), *times.values()), written
 
-    def cycles(name: str) -> int:
-        channels = ceil_div(elements.get(name, problem.n) * 2, hbm.interleave_bytes)  # of 2 bytes, about
-        return int(moved[name] / (rate * min(channels, hbm.channel_count)))
 
-    reads = sum(size for name, size in moved.items() if name != "out") / (rate * hbm.channel_count)
-    return max(int(reads), *(cycles(name) for name in moved if name != "out")), cycles("out")
+def _channels(mapping: Mapping, problem: Problem, machine: Machine) -> dict[str, float]:
+    """How many channels are at work on a tensor at a time: what is under way spans so many interleave blocks."""
+    planes, deep = mapping.grid_batch * mapping.grid_k, mapping.slots * mapping.block_k
+    tall = mapping.grid_batch * min(problem.m, mapping.grid_m * mapping.block_m)
+    wide = min(problem.n, mapping.grid_n * mapping.block_n)
+    high_b = min(problem.n, mapping.grid_n * mapping.block_n) * planes
+    bits = {"a": DTYPE_BITS[problem.dtype], "b": DTYPE_BITS[problem.stored_dtype], "out": DTYPE_BITS[problem.out_dtype]}
+    windows = {  # rows under way, elements of a row, of them under way
+        "a": (deep * planes, problem.m, tall) if problem.transpose_a else (tall * mapping.grid_k, problem.k, deep),
+        "b": (high_b, problem.k, deep) if problem.transpose_b else (deep * planes, problem.n, wide),
+        "out": (tall, problem.n, wide),
+    }
+    return {
+        name: _spread(rows, pitch * bits[name] / 8, min(window, pitch) * bits[name] / 8, machine)
+        for name, (rows, pitch, window) in windows.items()
+    }
+
+
+def _spread(rows: int, pitch: float, window: float, machine: Machine) -> float:
+    """Channels that so many rows, `pitch` bytes apart, keep busy with `window` bytes of each."""
+    hbm, block = machine.hbm, machine.hbm.interleave_bytes
+    if pitch < block:
+        return min(hbm.channel_count, max(1.0, rows * pitch / block))
+    each = max(1.0, window / block)
+    if hbm.hash == "none":  # rows whose pitch is a multiple of the period start in the same channel
+        period = hbm.channel_count * block
+        rows = min(rows, period // gcd(int(pitch), period))
+    return min(hbm.channel_count, rows * each)
 
 
 def _fetched(down: tuple[int, int], across: tuple[int, int], bits: int, access: int) -> int:
@@ -142,7 +170,7 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     rounds_m, rounds_n = mapping.rounds(problem)
     rounds, steps = rounds_m * rounds_n, rounds_m * rounds_n * mapping.steps(problem)
     moved = traffic(mapping, problem, machine.hbm.access_bytes)
-    reads, writes = _hbm_cycles(moved, problem, machine)
+    reads, writes = _hbm_cycles(mapping, problem, moved, machine)
     whole = int(sum(moved.values()) / machine.hbm.attainable_bytes_per_cycle)
     activation = (
         _row_openings(mapping, problem, machine.hbm.interleave_bytes)
@@ -161,12 +189,29 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     first = load // ceil_div(planes * max(_active(mapping, problem)), machine.dma_engines)
     tiles = _stored_tiles(mapping, problem, machine)
     each, copied = store // tiles, _reduce_cycles(mapping, problem, machine)
+    load_all, usual = (steps - 1) * max(load, (step + latency + load) // mapping.slots), rounds * store
+    panels = 0
+    if mapping.resident:
+        served = rounds_n if mapping.resident == "a" else rounds_m
+        resident = moved[mapping.resident]
+        rest = int((sum(moved.values()) - resident) / hbm.attainable_bytes_per_cycle)
+        round_ = max(matrix, vector, rest, load_all, usual) // rounds
+        panel = int(resident * served / rounds / hbm.attainable_bytes_per_cycle)
+        share = ceil_div(mapping.grid_m if mapping.resident == "a" else mapping.grid_n, machine.dma_engines)
+        twice = 2 * share * (a_step if mapping.resident == "a" else b_step) + (
+            ceil_div(mapping.grid_n if mapping.resident == "a" else mapping.grid_m, machine.dma_engines)
+            * (b_step if mapping.resident == "a" else a_step)
+        )
+        engine = mapping.steps(problem) * int(twice / machine.dma.bytes_per_cycle)
+        panels = rounds // served * max(0, max(rest // rounds + panel, engine) - round_)
+        whole = rest
     return Cost(
         matrix=matrix,
         vector=vector,
+        panels=panels,
         hbm=max(whole, reads + writes // rounds, reads // steps + writes, activation, waiting),
-        load=(steps - 1) * max(load, (step + latency + load) // mapping.slots),
-        store=max(rounds * store, writes) + latency,
+        load=load_all,
+        store=max(usual, writes) + latency,
         noc=(steps - 1) * _noc_cycles(mapping, a_step, b_step, machine),
         lead=latency + first,
         fill=max(reads // steps - load, 0),
