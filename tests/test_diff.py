@@ -104,7 +104,7 @@ def test_less_hbm_bandwidth_shows_as_waiting_for_loads(diff):
         "wait for dma",
         "layer.up x3",
         "launches and barriers",
-        "and 2 more",
+        " more",
     ):
         assert word in text
 

@@ -18,6 +18,7 @@ FLOORS = {
     "structured": 0.2,
     "isa": 1,
     "machine": 2,
+    "dtypes": 1.1,
     "costs": 2.1,
     "engines": 3,
     "operators": 3,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpusim.function.dtypes import convert, integer_range, numpy_dtype, pack, smallest, unit_roundoff, unpack
+from kpusim.dtypes import convert, integer_range, numpy_dtype, pack, smallest, unit_roundoff, unpack
 from kpusim.isa.tables import DTYPE_BITS
 
 SIGNIFICANDS = {"fp32": 24, "bf16": 8, "fp16": 11, "fp8_e4m3": 4, "fp8_e5m2": 3}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from kpusim.dtypes import integer_range, is_integer, numpy_dtype
 from kpusim.errors import UserError
-from kpusim.function.dtypes import integer_range, is_integer, numpy_dtype
 from kpusim.function.regions import hbm_region, sram_region
 from kpusim.function.state import Hbm, Sram
 from kpusim.isa.program import Buffer, Program, Tensor, TensorMap

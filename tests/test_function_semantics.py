@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpusim.function.dtypes import convert, integer_range, is_integer, numpy_dtype, unit_roundoff
+from kpusim.dtypes import convert, integer_range, is_integer, numpy_dtype, unit_roundoff
 from kpusim.function.semantics import SEMANTICS, evaluate
 from kpusim.function.values import Operand, scalar
 from kpusim.isa.tables import instruction_rows

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpusim.dtypes import convert, gamma, numpy_dtype, unit_roundoff
 from kpusim.errors import UserError
 from kpusim.function import Executor, compare, random_inputs, sum_bound
-from kpusim.function.dtypes import convert, numpy_dtype, unit_roundoff
-from kpusim.function.verify import gamma
 from kpusim.isa import assemble
 from kpusim.machine import load_machine
 from kpusim.simulate.run import simulate

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from kpusim.data import data_dir
+from kpusim.dtypes import gamma
 from kpusim.function import Executor, compare, random_inputs
-from kpusim.function.verify import gamma, sum_bound
+from kpusim.function.verify import sum_bound
 from kpusim.isa import read_program
 from kpusim.machine import load_machine
 from kpusim.simulate.run import simulate

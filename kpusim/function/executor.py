@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from attrs import evolve, frozen
 
+from kpusim.dtypes import Array, numpy_dtype
 from kpusim.errors import UserError
-from kpusim.function.dtypes import Array, numpy_dtype
 from kpusim.function.hazards import Access, HazardError, Hazards, Issue, place_name
 from kpusim.function.regions import Region, hbm_region, sram_region
 from kpusim.function.semantics import evaluate

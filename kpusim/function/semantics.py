@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kpusim.function.dtypes import Array, convert
+from kpusim.dtypes import Array, convert
 from kpusim.function.semantics_vector import VECTOR, Semantics
 from kpusim.function.values import Operand, Results, common, matrix, stored
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kpusim.function.dtypes import Array, greatest, integer_range, is_integer
+from kpusim.dtypes import Array, greatest, integer_range, is_integer
 from kpusim.function.values import Operand, Results, common, fitted, stored
 
 __all__ = ["VECTOR", "Semantics"]

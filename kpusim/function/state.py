@@ -8,8 +8,8 @@ from math import prod
 import numpy as np
 from attrs import define
 
+from kpusim.dtypes import Array, integer_range, is_packed, numpy_dtype, pack, unpack
 from kpusim.errors import UserError
-from kpusim.function.dtypes import Array, integer_range, is_packed, numpy_dtype, pack, unpack
 from kpusim.isa.program import Buffer, Program, Tensor
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, ViewAt

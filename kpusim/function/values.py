@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from attrs import frozen
 
-from kpusim.function.dtypes import Array, convert, integer_range, is_integer
+from kpusim.dtypes import Array, convert, integer_range, is_integer
 
 __all__ = ["Operand", "Results", "common", "fitted", "matrix", "scalar", "stored"]
 

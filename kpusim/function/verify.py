@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from kpusim.dtypes import Array, gamma, integer_range, is_integer, numpy_dtype, smallest, unit_roundoff
 from kpusim.errors import UserError
-from kpusim.function.dtypes import Array, integer_range, is_integer, numpy_dtype, smallest, unit_roundoff
 from kpusim.isa.program import Program, Tensor
 
-__all__ = ["Verdict", "compare", "gamma", "random_inputs", "sum_bound"]
+__all__ = ["Verdict", "compare", "random_inputs", "sum_bound"]
 
 Wide = npt.NDArray[np.float64]
 FP64_ROUNDOFF = 2.0**-53
@@ -37,12 +37,6 @@ class Verdict:
     tolerance_origin: str
     worst: tuple[int, ...]
     passed: bool
-
-
-def gamma(count: int, dtype: str) -> float:
-    """The bound of the relative error of `count` roundings in `dtype`: k*u / (1 - k*u); infinite from k*u = 1 on."""
-    error = count * unit_roundoff(dtype)
-    return error / (1 - error) if error < 1 else float("inf")
 
 
 def sum_bound(k: int, magnitude: Wide, roundings: Mapping[str, int] | None = None) -> Wide:

@@ -75,6 +75,9 @@ class Operator(Protocol):
     def compulsory_bytes(self) -> int:
         """Every input and output once."""
 
+    def check(self) -> None:
+        """Raises UserError where parameters contradict each other."""
+
     def io_bound_bytes(self, machine: Machine) -> int:
         """The least HBM traffic on that machine (design.md's bound), in bytes."""
 

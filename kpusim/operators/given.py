@@ -69,6 +69,9 @@ class Given:
         """Every tensor once, without what lies between its rows."""
         return sum(DENSE.size_bytes(tensor.shape, tensor.dtype) for tensor in self.program.tensors)
 
+    def check(self) -> None:
+        """It has no parameters."""
+
     def io_bound_bytes(self, machine: Machine) -> int:
         """Every tensor once."""
         return self.compulsory_bytes

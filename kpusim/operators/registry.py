@@ -11,11 +11,11 @@ import attrs
 
 from kpusim.errors import UserError
 from kpusim.operators.base import Operator
-from kpusim.operators.gemm import Gemm
+from kpusim.operators.gemm import Gemm, GroupedGemm
 
 __all__ = ["FAMILIES", "build_operator", "make_operator"]
 
-FAMILIES: Mapping[str, type] = MappingProxyType({family.family: family for family in (Gemm,)})
+FAMILIES: Mapping[str, type] = MappingProxyType({family.family: family for family in (Gemm, GroupedGemm)})
 
 
 def make_operator(text: str, where: str = "--op") -> Operator:
@@ -33,8 +33,11 @@ def make_operator(text: str, where: str = "--op") -> Operator:
     return build_operator(call.func.id, params, where)
 
 
-def build_operator(family: str, params: Mapping[str, object], where: str) -> Operator:
-    """The operator of that family. Raises UserError for an unknown family or parameter, or an impossible value."""
+def build_operator(family: str, params: Mapping[str, object], where: str, *, check: bool = True) -> Operator:
+    """The operator of that family. Raises UserError for an unknown family or parameter, or an impossible value.
+
+    check: also that the parameters do not contradict each other.
+    """
     if family not in FAMILIES:
         raise UserError("unknown operator", where=where, found=family, allowed=[*FAMILIES])
     kind = FAMILIES[family]
@@ -48,7 +51,13 @@ def build_operator(family: str, params: Mapping[str, object], where: str) -> Ope
             raise UserError(f"{family} needs the parameter {name}", where=where, found=given, allowed=[*fields])
         if name in params:
             _check(family, name, params[name], field, where)
-    return cast(Operator, kind(**params))
+    operator = cast(Operator, kind(**params))
+    if check:
+        try:
+            operator.check()
+        except UserError as error:
+            raise UserError(f"impossible {family}: {error}", where=where) from error
+    return operator
 
 
 def _check(family: str, name: str, value: object, field: Any, where: str) -> None:

@@ -69,18 +69,23 @@ def bind(
     dimensions = [name for name, field in fields.items() if field.default is attrs.NOTHING]
     options = dict(_options(loaded, path, spec, fields, dimensions, symbols))
     where = loaded.where(*path, "options")
-    probe = build_operator(spec.family, options | dict.fromkeys(dimensions, 1), where)
+    probe = build_operator(spec.family, options | dict.fromkeys(dimensions, 1), where, check=False)
     ports = [port.name for port in probe.ports]
     for name in spec.ports:
         if name not in ports:
             raise UserError("no such port", where=loaded.where(*path, "ports"), found=name, allowed=ports)
     at = {port.name: _tensor_at(loaded, path, spec, port, probe, tensors) for port in probe.ports}
-    sizes = _sizes(loaded, path, spec, probe, at)
+    sizes = {axis: size for axis, size in _sizes(loaded, path, spec, probe, at).items() if axis in fields}
     operator = build_operator(spec.family, _dtypes(fields, probe, at) | options | sizes, loaded.where(*path))
     for port in operator.ports:
         tensor = at[port.name]
         if port.dtype != tensor.spec.dtype:
             problem = f"port {port.name} of {spec.name} is {port.dtype}, but {tensor.name} is {tensor.spec.dtype}"
+            raise UserError(problem, where=loaded.where(*path, "ports"))
+        if port.shape != tensor.shape:
+            problem = (
+                f"port {port.name} of {spec.name} is {list(port.shape)}, but {tensor.name} is {list(tensor.shape)}"
+            )
             raise UserError(problem, where=loaded.where(*path, "ports"))
     return Bound(spec, operator, at)
 
@@ -129,6 +134,8 @@ def _sizes(
     for port in probe.ports:
         tensor = at[port.name]
         for axis, size in zip(port.axes, tensor.shape, strict=True):
+            if not axis:
+                continue  # follows from the others
             here = f"{size} in {tensor.name} {list(tensor.shape)} at port {port.name} [{', '.join(port.axes)}]"
             if sizes.setdefault(axis, size) != size:
                 problem = f"{axis} of {spec.name} is {origin[axis]}, but {here}"

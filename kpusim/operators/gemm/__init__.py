@@ -1,5 +1,5 @@
-"""GEMM: out[m, n] = sum over k of a[m, k] * b[k, n]."""
+"""GEMM in all its forms: plain, batched and grouped, with quantised weights and epilogues."""
 
-from kpusim.operators.gemm.operator import Gemm
+from kpusim.operators.gemm.operator import Gemm, GroupedGemm
 
-__all__ = ["Gemm"]
+__all__ = ["Gemm", "GroupedGemm"]

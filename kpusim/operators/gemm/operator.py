@@ -1,22 +1,30 @@
-"""The GEMM operator: dimensions, work, bounds and reference."""
+"""The GEMM operators: dimensions, work, bounds and reference."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from math import sqrt
+from math import isfinite, prod, sqrt
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from attrs import Attribute, field, frozen, validators
 
-from kpusim.isa.tables import DTYPE_BITS
+from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port
+from kpusim.operators.gemm.groups import group_rows
 from kpusim.operators.gemm.lowering import lower
-from kpusim.operators.gemm.mapping import Problem
+from kpusim.operators.gemm.mapping import Mapping as GemmMapping
+from kpusim.operators.gemm.problem import ACTIVATIONS, Epilogue, Problem, ports
 
-__all__ = ["Gemm"]
+__all__ = ["Gemm", "GroupedGemm"]
+
+Wide = npt.NDArray[np.float64]
+OUT_DTYPES = ("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "int32")
 
 
 def whole(_: object, attribute: Attribute[int], value: object) -> None:
@@ -25,42 +33,89 @@ def whole(_: object, attribute: Attribute[int], value: object) -> None:
         raise TypeError(f"{attribute.name} must be an int", attribute, int, value)
 
 
+def number(_: object, attribute: Attribute[float], value: object) -> None:
+    """Validates a finite int or float."""
+    if type(value) not in (int, float) or not isfinite(value):  # type: ignore[arg-type]
+        raise TypeError(f"{attribute.name} must be a number", attribute, float, value)
+
+
 positive = [whole, validators.ge(1)]
+count = [whole, validators.ge(0)]
+flag = validators.instance_of(bool)
 
 
-@frozen
-class Gemm:
-    """out[m, n] = sum over k of a[m, k] * b[k, n] (b[n, k] with transpose_b), accumulated in fp32."""
+@frozen(kw_only=True)
+class Matmul:
+    """What GEMMs have in common: out = activation(alpha * scale * (a @ b) + bias) + residual.
 
-    family: ClassVar[str] = "gemm"
-    error_origin: ClassVar[str] = "gamma_k * |a||b| for k sums in fp32 (Higham 2002, eq. 3.13)"
+    dtype: of A, of B, and of what is multiplied; sums are fp32 (int32 for int8). b_dtype: of B as it is stored, where
+    that is narrower; it is dequantised with a scale for each column and `scale_group` elements of K (0: all of K).
+    scale and bias have one element a column; the residual is as large as the output.
+    """
 
-    m: int = field(validator=positive)
-    n: int = field(validator=positive)
-    k: int = field(validator=positive)
-    dtype: str = field(default="bf16", validator=validators.in_(("bf16", "fp16")))
-    out_dtype: str = field(default="bf16", validator=validators.in_(("bf16", "fp16", "fp32")))
-    transpose_b: bool = field(default=False, validator=validators.instance_of(bool))
+    error_origin: ClassVar[str] = "gamma_k * |a||b| for k sums in fp32 (Higham 2002, eq. 3.13), through the epilogue"
+
+    dtype: str = field(default="bf16", validator=validators.in_(DTYPE_GROUPS["factor"]))
+    b_dtype: str = field(default="", validator=validators.in_(("", *DTYPE_GROUPS["quantized"])))
+    scale_group: int = field(default=0, validator=count)
+    out_dtype: str = field(default="bf16", validator=validators.in_(OUT_DTYPES))
+    transpose_a: bool = field(default=False, validator=flag)
+    transpose_b: bool = field(default=False, validator=flag)
+    alpha: float = field(default=1.0, validator=number)
+    column_scale: bool = field(default=False, validator=flag)
+    bias: bool = field(default=False, validator=flag)
+    activation: str = field(default="none", validator=validators.in_(ACTIVATIONS))
+    residual: bool = field(default=False, validator=flag)
 
     @property
+    @abstractmethod
+    def problem(self) -> Problem:
+        """Its sizes."""
+
+    @property
+    @abstractmethod
     def dimensions(self) -> Mapping[str, int]:
-        """M, N and K."""
-        return {"m": self.m, "n": self.n, "k": self.k}
+        """Name -> size."""
+
+    def _problem(self, m: int, n: int, k: int, batch: int = 0, groups: tuple[int, ...] = ()) -> Problem:
+        epilogue = Epilogue(float(self.alpha), self.column_scale, self.bias, self.activation, self.residual)
+        return Problem(
+            m, n, k, self.dtype, self.out_dtype, self.transpose_a, self.transpose_b, batch, groups,
+            self.b_dtype, self.scale_group, epilogue,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raises UserError where parameters contradict each other."""
+        problem = self.problem
+        if problem.quantized and self.dtype not in DTYPE_GROUPS["real"]:
+            raise UserError("B is dequantised to the dtype of A", found=self.dtype, allowed=DTYPE_GROUPS["real"])
+        if self.scale_group and not problem.quantized:
+            raise UserError("scale_group belongs to a b_dtype that is not dtype", found=f"b_dtype={self.b_dtype!r}")
+        integer = problem.accumulator == "int32" and problem.epilogue == Epilogue()
+        if self.out_dtype == "int32" and not integer:
+            raise UserError(
+                "int32 results are the sums of int8 products as they are", found=f"dtype={self.dtype}",
+                allowed="dtype=int8 and no epilogue",
+            )  # fmt: skip
+        packed = max(8 // DTYPE_BITS[problem.stored_dtype], 1)
+        axis, row = ("k", problem.k) if self.transpose_b else ("n", problem.n)
+        if row % packed:
+            dtype = problem.stored_dtype
+            raise UserError(
+                f"a row of {dtype} ends within a byte", found=f"{axis}={row}", allowed=f"multiples of {packed}"
+            )
+        if packed > 1 and self.transpose_b and self.scale_group % packed:
+            raise UserError("scale_group ends within a byte", found=self.scale_group, allowed=f"multiples of {packed}")
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        """a, b and out."""
-        b = (("n", "k"), (self.n, self.k)) if self.transpose_b else (("k", "n"), (self.k, self.n))
-        return (
-            Port("a", "in", ("m", "k"), (self.m, self.k), self.dtype),
-            Port("b", "in", *b, self.dtype),
-            Port("out", "out", ("m", "n"), (self.m, self.n), self.out_dtype),
-        )
+        """a, b, its scales where it is quantised, what the epilogue reads, and out."""
+        return ports(self.problem)
 
     @property
     def macs(self) -> int:
-        """m * n * k."""
-        return self.m * self.n * self.k
+        """Of all entries of a batch, or of all groups."""
+        return self.problem.macs
 
     @property
     def flops(self) -> int:
@@ -74,8 +129,15 @@ class Gemm:
 
     @property
     def compulsory_bytes(self) -> int:
-        """A, B and the output once."""
-        return sum(int(np.prod(port.shape)) * DTYPE_BITS[port.dtype] // 8 for port in self.ports)
+        """Every input and output once; of ragged groups' tensors, those of groups without rows not at all."""
+        problem = self.problem
+        used = sum(1 for rows in problem.groups if rows)
+        return sum(
+            ceil_div(
+                prod((used, *port.shape[1:]) if port.axes[0] == "groups" else port.shape) * DTYPE_BITS[port.dtype], 8
+            )
+            for port in self.ports
+        )
 
     def io_bound_bytes(self, machine: Machine) -> int:
         """The larger of compulsory traffic and 2MNK/sqrt(S) words, S the words of all SRAM (Hong & Kung 1981)."""
@@ -83,22 +145,82 @@ class Gemm:
         words = machine.tiles.count * machine.sram.capacity_bytes / word
         return max(self.compulsory_bytes, int(2 * self.macs / sqrt(words)) * word)
 
-    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, fold_instructions: bool = False) -> Lowered:
-        """The program; with `fold_instructions`, one matmul for each fold of the array instead of one an SRAM tile."""
-        problem = Problem(self.m, self.n, self.k, self.dtype, self.out_dtype, self.transpose_b)
-        return lower(problem, machine, layouts, fold_instructions)
+    def lower(
+        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, fold_instructions: bool = False,
+        mapping: GemmMapping | None = None,
+    ) -> Lowered:  # fmt: skip
+        """The program of the best mapping found, or of the one given.
 
-    def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
+        fold_instructions: one matmul for each fold of the array instead of one an SRAM tile.
+        """
+        return lower(self.problem, machine, layouts, fold_instructions, mapping)
+
+    def reference(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """`out` in float64."""
-        a, b = self._factors(inputs)
-        return {"out": a @ b}
+        return {"out": self._exact(inputs)[0]}
 
-    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
-        """gamma_k * |a| |b|, gamma_k = k*u / (1 - k*u), u = 2^-24 (Higham, Accuracy and Stability, 2002, eq. 3.13)."""
-        a, b = self._factors(inputs)
-        error = self.k * 2.0**-24
-        return {"out": error / (1 - error) * (np.abs(a) @ np.abs(b))}
+    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
+        """gamma_k * |a| |b| (Higham, Accuracy and Stability, 2002, eq. 3.13), carried through the epilogue."""
+        return {"out": self._exact(inputs)[1]}
 
-    def _factors(self, inputs: Mapping[str, Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
-        return a, b.T if self.transpose_b else b
+    def _exact(self, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+        from kpusim.operators.gemm.reference import evaluate  # which imports what only runs on data need
+
+        return evaluate(self.problem, inputs)
+
+
+@frozen
+class Gemm(Matmul):
+    """out[m, n] = sum over k of a[m, k] * b[k, n] (a[k, m], b[n, k] if transposed), and what `Matmul` adds to it.
+
+    batch: so many products of their own, each tensor with a dimension for them in front; 0: none.
+    """
+
+    family: ClassVar[str] = "gemm"
+
+    m: int = field(validator=positive)
+    n: int = field(validator=positive)
+    k: int = field(validator=positive)
+    batch: int = field(default=0, validator=count, kw_only=True)
+
+    @property
+    def dimensions(self) -> Mapping[str, int]:
+        """M, N and K, and how many products."""
+        return ({"batch": self.batch} if self.batch else {}) | {"m": self.m, "n": self.n, "k": self.k}
+
+    @property
+    def problem(self) -> Problem:
+        """Its sizes."""
+        return self._problem(self.m, self.n, self.k, self.batch)
+
+
+@frozen
+class GroupedGemm(Matmul):
+    """Rows of A by group, each group with a B of its own, as the experts of a mixture: m rows in all.
+
+    rows: how many rows each group has: "even", "zipf 1.2" (the i-th in proportion to i^-1.2), or numbers, such as
+    "3 0 5". Bias and scale are by group, too.
+    """
+
+    family: ClassVar[str] = "grouped_gemm"
+
+    groups: int = field(validator=positive)
+    m: int = field(validator=positive)
+    n: int = field(validator=positive)
+    k: int = field(validator=positive)
+    rows: str = field(default="even", validator=validators.instance_of(str), kw_only=True)
+
+    @property
+    def dimensions(self) -> Mapping[str, int]:
+        """Groups, rows of all, N and K."""
+        return {"groups": self.groups, "m": self.m, "n": self.n, "k": self.k}
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """As of every GEMM, and rows, the number of each group's; however these are dealt."""
+        return ports(self._problem(self.m, self.n, self.k, groups=group_rows("even", self.groups, self.m)))
+
+    @property
+    def problem(self) -> Problem:
+        """Its sizes. Raises UserError for impossible `rows`."""
+        return self._problem(self.m, self.n, self.k, groups=group_rows(self.rows, self.groups, self.m))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from kpusim.isa.expr import Const, Expr, Name, ceil_div, ceiling_division, minimum
-from kpusim.isa.program import Instruction, Loop, Node, Range, Section
+from kpusim.isa.program import Loop, Node, Range, Section
 
 __all__ = ["ENGINE", "ZERO", "Seat", "loop", "part", "parts"]
 
@@ -52,17 +52,17 @@ class Seat:
         """From one engine that has a group to the next."""
         return max(self.engines // self.groups, 1)
 
-    def each(self, build: Callable[[Expr], Instruction]) -> Node:
-        """An instruction for each group of the executing engine."""
+    def each(self, build: Callable[[Expr], tuple[Node, ...]]) -> tuple[Node, ...]:
+        """Instructions for each group of the executing engine."""
         if self.share == 1:
             return build(Name("g"))
         if self.first is not None:
-            return loop("n", self.share, build(Name("g") + Name("n") * self.step))
+            return (loop("n", self.share, *build(Name("g") + Name("n") * self.step)),)
         first = ENGINE * self.share
         count: Expr = Const(self.share)
         if self.groups % self.share:
             count = minimum(count, Const(self.groups) - first)
-        return Loop("g", ZERO, count, (build(first + Name("g")),))
+        return (Loop("g", ZERO, count, build(first + Name("g"))),)
 
     def section(self, queue: int, body: tuple[Node, ...]) -> Section:
         """The section of these engines' queue."""

@@ -18,6 +18,7 @@ from kpusim.isa.tables import DTYPE_BITS
 __all__ = [
     "Array",
     "convert",
+    "gamma",
     "greatest",
     "integer_range",
     "is_integer",
@@ -75,6 +76,15 @@ def _limits(dtype: str) -> Any:
 def unit_roundoff(dtype: str) -> float:
     """The greatest relative error of rounding to a floating dtype: half the distance from 1 to the next number."""
     return float(_limits(dtype).eps) / 2
+
+
+def gamma(count: int, dtype: str) -> float:
+    """The bound of the relative error of `count` roundings in `dtype`: k*u / (1 - k*u), infinite from k*u = 1 on.
+
+    Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002, section 3.1.
+    """
+    error = count * unit_roundoff(dtype)
+    return error / (1 - error) if error < 1 else float("inf")
 
 
 def smallest(dtype: str) -> float:

@@ -1,0 +1,208 @@
+"""From sums to results: partial sums joined on chip, the epilogue on the vector engine, and the way to HBM."""
+
+from __future__ import annotations
+
+from kpusim.isa.expr import Const, Expr, Name, minimum
+from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, SemaphoreRef, Signal, TileSet, View
+from kpusim.machine import Machine
+from kpusim.operators.gemm.epilogue import STRIP, Step, chain
+from kpusim.operators.gemm.grid import DST, TILE, Grid
+from kpusim.operators.gemm.mapping import READY_SLOTS
+from kpusim.operators.gemm.seats import ZERO, Seat, loop, part
+from kpusim.operators.gemm.streams import PASS_QUEUE, STORE_QUEUE, dequantize
+
+__all__ = ["load_vectors", "reduce", "store", "vector_sections"]
+
+
+def _view(buffer: str, slot: Expr, *ranges: Range, tiles: TileSet | None = None) -> View:
+    """A view, its ranges left out where they are all of a slot."""
+    return View(buffer, slot, () if all(item == Range() for item in ranges) else ranges, tiles)
+
+
+def _part_of(length: Expr, whole: int) -> Range:
+    """The first `length` of `whole` elements."""
+    return Range() if length == Const(whole) else Range(ZERO, length)
+
+
+def load_vectors(grid: Grid, seat: Seat, round_: Expr) -> tuple[Node, ...]:
+    """Column scales and bias of a round, each to all tiles of a grid column that finish results; `seat`: of B."""
+    names, slot = grid.problem.epilogue.vectors, round_ % 2
+
+    def load(group: Expr) -> tuple[Node, ...]:
+        plane, place = grid.side("n", group)
+        ranges = grid.within(grid.entry(round_, plane), (Range(grid.column(round_, place)),), grouped=True)
+        free, full = SemaphoreRef("vectors_free", group, slot), Signal(SemaphoreRef("vectors_full", DST, slot))
+        loads = tuple(
+            Instruction(
+                "load",
+                (View(f"{name}_tile", slot, (), grid.tiles_of("n", group)), Box(f"{name}_part", ranges)),
+                waits=(free,) if name == names[0] else (),
+                signals=(full,) if name == names[-1] else (),
+            )
+            for name in names
+        )
+        if grid.map.grid_k == 1:
+            return loads
+        finishing = Const(grid.map.grid_batch * grid.map.grid_n) - group
+        return (Loop("v", ZERO, minimum(1, finishing), loads),)
+
+    return seat.each(load)
+
+
+def reduce(grid: Grid, machine: Machine) -> Section:
+    """Partial sums to the tile that finishes them, each to a place of its own."""
+    seat, round_ = Seat(grid.map.base_tiles, machine.dma_engines, 0), Name("w")
+    acc = round_ % grid.map.accumulators
+    number = Name("x")
+
+    def copy(tile: Expr) -> tuple[Node, ...]:
+        source = tile + (number + 1) * grid.map.base_tiles
+        plane, row, column = grid.plane_of(tile), grid.row_of(tile), grid.column_of(tile)
+        ranges = (
+            _part_of(grid.height(round_, plane, row), grid.map.block_m),
+            _part_of(grid.width(round_, column), grid.map.block_n),
+        )
+        return (
+            Instruction(
+                "copy",
+                (
+                    _view("partial", number, *ranges, tiles=TileSet(tile)),
+                    _view("acc", acc, *ranges, tiles=TileSet(source)),
+                ),
+                (),
+                (SemaphoreRef("acc_full", source, acc), SemaphoreRef("partial_free", tile, number)),
+                (
+                    Signal(SemaphoreRef("partial_full", DST, number)),
+                    Signal(SemaphoreRef("acc_free", source, acc), "read"),
+                ),
+            ),
+        )
+
+    body = loop("w", grid.rounds, loop("x", grid.map.grid_k - 1, *seat.each(copy)))
+    return seat.section(PASS_QUEUE, (body,))
+
+
+def vector_sections(grid: Grid) -> list[Section]:
+    """The vector engines: B dequantised a few steps ahead of the epilogue of the round before."""
+    base, tiles, round_, step = grid.map.base_tiles, grid.map.tiles, Name("w"), Name("k")
+    if not grid.problem.quantized:
+        return [grid.tile_section("vector", 0, base, loop("w", grid.rounds, *epilogue(grid, round_)))]
+    ahead = min(READY_SLOTS, grid.steps)  # more would wait for the epilogue that follows
+    left = Const(grid.rounds) - round_  # 0 in the last turn, which has only the epilogue
+
+    def steps(low: int, high: int) -> Node:
+        return Loop("k", Const(low), minimum(high, left * high), dequantize(grid, round_, step))
+
+    before = Loop("e", ZERO, minimum(1, round_), epilogue(grid, round_ - 1))
+    rest = [steps(ahead, grid.steps)] if ahead < grid.steps else []
+    sections = [grid.tile_section("vector", 0, base, loop("w", grid.rounds + 1, steps(0, ahead), before, *rest))]
+    if base < tiles:
+        turns = loop("w", grid.rounds, loop("k", grid.steps, *dequantize(grid, round_, step)))
+        sections.append(grid.tile_section("vector", base, tiles, turns))
+    return sections
+
+
+def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
+    """The results of a round: partial sums added up, then strip by strip through the chain."""
+    acc, vectors = round_ % grid.map.accumulators, grid.problem.epilogue.vectors
+    full = [SemaphoreRef("acc_full", TILE, acc), *([SemaphoreRef("vectors_full", TILE, round_ % 2)] if vectors else [])]
+    free = [Signal(SemaphoreRef("acc_free", TILE, acc))]
+    if vectors:
+        free.append(Signal(SemaphoreRef("vectors_free", grid.own_group("n"), round_ % 2), "read"))
+    strips = loop("t", grid.map.strips, *_strip(grid, round_, Name("t")))
+    added = [loop("x", grid.map.grid_k - 1, _add_partial(grid, round_))] if grid.map.grid_k > 1 else []
+    return Instruction("sync", waits=tuple(full)), *added, strips, Instruction("sync", signals=tuple(free))
+
+
+def _add_partial(grid: Grid, round_: Expr) -> Instruction:
+    plane, i, j = grid.place
+    number = Name("x")
+    ranges = (
+        _part_of(grid.height(round_, plane, i), grid.map.block_m),
+        _part_of(grid.width(round_, j), grid.map.block_n),
+    )
+    acc = _view("acc", round_ % grid.map.accumulators, *ranges)
+    return Instruction(
+        "add",
+        (acc, acc, _view("partial", number, *ranges)),
+        (),
+        (SemaphoreRef("partial_full", TILE, number),),
+        (Signal(SemaphoreRef("partial_free", TILE, number), "read"),),
+    )
+
+
+def _strip(grid: Grid, round_: Expr, strip: Expr) -> tuple[Instruction, ...]:
+    """One strip of results; the last instruction of the chain writes what is stored."""
+    plane, i, j = grid.place
+    rows = part(grid.height(round_, plane, i), grid.map.strip_rows, strip)
+    width = Range(ZERO, grid.width(round_, j))
+    number = round_ * grid.map.strips + strip
+    ranges = Range(ZERO, rows.length), width
+    views = {
+        "acc": View("acc", round_ % grid.map.accumulators, (rows, width)),
+        STRIP: View(STRIP, number % 2, ranges),
+        "residual": View("residual_tile", number % 2, ranges),
+        **{name: View(name, ZERO, ranges) for name in ("work", "temp")},
+        **{name: View(f"{name}_tile", round_ % 2, (Range(), width)) for name in ("scale", "bias")},
+    }
+
+    def instruction(step: Step) -> Instruction:
+        waits = [SemaphoreRef("residual_full", TILE, number % 2)] if "residual" in step.sources else []
+        signals = []
+        if step.target == STRIP:
+            waits.append(SemaphoreRef("strip_free", TILE, number % 2))
+            signals.append(Signal(SemaphoreRef("strip_full", TILE, number % 2)))
+        operands = [views[source] if isinstance(source, str) else source for source in step.sources]
+        return Instruction(step.op, (views[step.target], *operands), (), tuple(waits), tuple(signals))
+
+    return tuple(instruction(step) for step in chain(grid.problem))
+
+
+def store(grid: Grid, machine: Machine) -> Section:
+    """Strips to HBM, by the engine nearest to the tile; strips of the residual the other way, two ahead."""
+    seat = Seat(grid.map.base_tiles, machine.dma_engines, 0)
+    total, number = grid.rounds * grid.map.strips, Name("t")
+    if not grid.problem.epilogue.residual:
+        if grid.map.strips == 1:
+            body: Node = loop("w", grid.rounds, *seat.each(lambda tile: (_store(grid, Name("w"), ZERO, tile),)))
+            return seat.section(STORE_QUEUE, (body,))
+        inner = loop("t", grid.map.strips, *seat.each(lambda tile: (_store(grid, Name("w"), number, tile),)))
+        return seat.section(STORE_QUEUE, (loop("w", grid.rounds, inner),))
+
+    def stores(tile: Expr) -> tuple[Node, ...]:
+        return (_store(grid, number // grid.map.strips, number % grid.map.strips, tile),)
+
+    def loads(count: Expr) -> tuple[Node, ...]:
+        round_, strip = count // grid.map.strips, count % grid.map.strips
+        return seat.each(lambda tile: (_load_residual(grid, round_, strip, tile),))
+
+    first = loop("t", min(2, total), *loads(number))
+    ahead = Loop("r", ZERO, minimum(1, Const(total - 2) - number), loads(number + 2))
+    return seat.section(STORE_QUEUE, (first, loop("t", total, *seat.each(stores), ahead)))
+
+
+def _strip_in_hbm(grid: Grid, round_: Expr, strip: Expr, tile: Expr, buffer: str) -> tuple[Box, View]:
+    """A strip's place in HBM, and in its tile."""
+    plane, row, column = grid.plane_of(tile), grid.row_of(tile), grid.column_of(tile)
+    inside = grid.height(round_, plane, row) if grid.problem.groups else Const(grid.map.block_m)
+    rows = part(inside, grid.map.strip_rows, strip)
+    whole = rows.length == Const(grid.map.strip_rows)
+    top = Range(grid.row(round_, plane, row) + rows.start, None if whole else rows.length)
+    box = grid.within(grid.entry(round_, plane), (top, Range(grid.column(round_, column))), grouped=False)
+    slot = (round_ * grid.map.strips + strip) % 2
+    view = View(buffer, slot, () if whole else (Range(ZERO, rows.length), Range()), TileSet(tile))
+    return Box("out_strip" if buffer == STRIP else "residual_strip", box), view
+
+
+def _store(grid: Grid, round_: Expr, strip: Expr, tile: Expr) -> Instruction:
+    box, view = _strip_in_hbm(grid, round_, strip, tile, STRIP)
+    full = SemaphoreRef("strip_full", tile, view.slot)
+    return Instruction(
+        "store", (box, view), (), (full,), (Signal(SemaphoreRef("strip_free", tile, view.slot), "read"),)
+    )
+
+
+def _load_residual(grid: Grid, round_: Expr, strip: Expr, tile: Expr) -> Instruction:
+    """The slot is free: the same queue has just stored, or waited for, the strip two before."""
+    box, view = _strip_in_hbm(grid, round_, strip, tile, "residual_tile")
+    return Instruction("load", (view, box), (), (), (Signal(SemaphoreRef("residual_full", tile, view.slot)),))

@@ -1,0 +1,194 @@
+"""Where a tile stands in the logical grid, and where a round and a step stand in the problem, as index expressions."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from attrs import frozen
+
+from kpusim.isa.expr import Const, Expr, Lookup, Name, minimum
+from kpusim.isa.program import Node, Range, Section, Table, TileSet
+from kpusim.operators.gemm.mapping import Mapping
+from kpusim.operators.gemm.problem import Problem
+
+__all__ = ["DST", "TILE", "Grid"]
+
+TILE, DST = Name("tile"), Name("dst")
+T = TypeVar("T")
+
+
+@frozen
+class Grid:
+    """The index arithmetic of one mapping of one problem.
+
+    Tiles are numbered by part of K, then by band of rows worked on at once (a *plane* is one of either), grid row and
+    grid column. A *lane* is a band of `grid_m` * `block_m` rows of one entry.
+    """
+
+    problem: Problem
+    map: Mapping
+
+    @property
+    def rounds(self) -> int:
+        """In all."""
+        along_m, along_n = self.map.rounds(self.problem)
+        return along_m * along_n
+
+    @property
+    def steps(self) -> int:
+        """Along K in a round."""
+        return self.map.steps(self.problem)
+
+    @property
+    def planes(self) -> int:
+        """Grids side by side."""
+        return self.map.grid_k * self.map.grid_batch
+
+    # Tiles ----------------------------------------------------------------------------------------------------------
+
+    def row_of(self, tile: Expr) -> Expr:
+        """Grid row of a tile."""
+        return self._wrapped(tile // self.map.grid_n, self.map.grid_m)
+
+    def column_of(self, tile: Expr) -> Expr:
+        """Grid column of a tile."""
+        return self._wrapped(tile, self.map.grid_n, self.map.tiles)
+
+    def plane_of(self, tile: Expr) -> Expr:
+        """Plane of a tile."""
+        return tile // (self.map.grid_m * self.map.grid_n) if self.planes > 1 else Const(0)
+
+    def _wrapped(self, number: Expr, count: int, of: int = 0) -> Expr:
+        """`number % count`, or without where there are no more than `count` of them."""
+        more = (of or count * self.planes) > count
+        return number % count if more else number
+
+    def side(self, axis: str, group: Expr) -> tuple[Expr, Expr]:
+        """(plane, grid row or column) of a group of tiles that get the same block of A ("m") or of B ("n")."""
+        size = self.map.grid_m if axis == "m" else self.map.grid_n
+        if self.planes == 1:
+            return Const(0), group
+        return group // size, group % size
+
+    def tiles_of(self, axis: str, group: Expr) -> TileSet:
+        """The tiles of such a group."""
+        grid_m, grid_n = self.map.grid_m, self.map.grid_n
+        if axis == "m":
+            return TileSet(group * grid_n, Const(grid_n))
+        plane, column = self.side("n", group)
+        return TileSet(plane * (grid_m * grid_n) + column, Const(grid_m), grid_n)
+
+    def own_group(self, axis: str) -> Expr:
+        """The group of the executing tile."""
+        plane, row, column = self.place
+        return plane * self.map.grid_m + row if axis == "m" else plane * self.map.grid_n + column
+
+    # Rounds ---------------------------------------------------------------------------------------------------------
+
+    def _down(self, round_: Expr) -> Expr:
+        """Number of a round along M."""
+        along_m, along_n = self.map.rounds(self.problem)
+        return round_ % along_m if self.map.resident == "b" else round_ // along_n
+
+    def _across(self, round_: Expr) -> Expr:
+        """Number of a round along N."""
+        along_m, along_n = self.map.rounds(self.problem)
+        return round_ // along_m if self.map.resident == "b" else round_ % along_n
+
+    def _lane(self, round_: Expr, plane: Expr) -> Expr:
+        count = self.map.grid_batch
+        return self._down(round_) * count + (plane % count if self.map.grid_k > 1 else plane)
+
+    @property
+    def _band(self) -> int:
+        return self.map.grid_m * self.map.block_m
+
+    @property
+    def _bands(self) -> int:
+        """Lanes of an entry, where all have the same."""
+        return -(-self.problem.m // self._band)
+
+    def entry(self, round_: Expr, plane: Expr) -> Expr:
+        """Which B is multiplied."""
+        lane = self._lane(round_, plane)
+        return Lookup("entry_of", lane) if self.problem.groups else lane // self._bands
+
+    def row(self, round_: Expr, plane: Expr, grid_row: Expr) -> Expr:
+        """First row of a block: of its entry, or of all where entries are groups."""
+        lane = self._lane(round_, plane)
+        if self.problem.groups:
+            return Lookup("row_of", lane) + grid_row * self.map.block_m
+        if self.problem.batch:
+            lane = lane % self._bands
+        return (lane * self.map.grid_m + grid_row) * self.map.block_m
+
+    def column(self, round_: Expr, grid_column: Expr) -> Expr:
+        """First column of a block."""
+        return (self._across(round_) * self.map.grid_n + grid_column) * self.map.block_n
+
+    def height(self, round_: Expr, plane: Expr, grid_row: Expr) -> Expr:
+        """Rows of a block that exist."""
+        row, block = self.row(round_, plane, grid_row), self.map.block_m
+        if self.problem.groups:
+            return minimum(block, Lookup("end_of", self._lane(round_, plane)) - row)
+        limits = [] if self.problem.m % self._band == 0 else [Const(self.problem.m) - row]
+        if self.problem.lanes(self._band) % self.map.grid_batch:
+            limits.append((Const(self.problem.entries) - self.entry(round_, plane)) * block)
+        return minimum(block, *limits) if limits else Const(block)
+
+    def width(self, round_: Expr, grid_column: Expr) -> Expr:
+        """Columns of a block that exist."""
+        return self._inside(self.problem.n, self.column(round_, grid_column), self.map.block_n, self.map.grid_n)
+
+    def along_k(self, plane: Expr, step: Expr) -> Expr:
+        """First element along K of a step."""
+        part = plane // self.map.grid_batch if self.map.grid_k > 1 else Const(0)
+        return (part * self.steps + step) * self.map.block_k
+
+    def depth(self, plane: Expr, step: Expr) -> Expr:
+        """Elements along K of a step that exist."""
+        spread = self.steps * self.map.grid_k if self.map.grid_k > 1 else 1
+        return self._inside(self.problem.k, self.along_k(plane, step), self.map.block_k, spread)
+
+    @staticmethod
+    def _inside(extent: int, start: Expr, block: int, spread: int) -> Expr:
+        """How much of a block lies inside the problem."""
+        return Const(block) if extent % (block * spread) == 0 else minimum(block, Const(extent) - start)
+
+    def tables(self) -> tuple[Table, ...]:
+        """Entry, first row and end of each lane of ragged groups; what is left of the last round is empty."""
+        if not self.problem.groups:
+            return ()
+        lanes, start = [], 0
+        for number, rows in enumerate(self.problem.groups):
+            lanes += [(number, row, start + rows) for row in range(start, start + rows, self._band)]
+            start += rows
+        lanes += [(len(self.problem.groups), start, start)] * (-len(lanes) % self.map.grid_batch)
+        names = "entry_of", "row_of", "end_of"
+        tables = [Table(name, values) for name, values in zip(names, zip(*lanes, strict=True), strict=True)]
+        return (Table("group_rows", self.problem.groups, "rows"), *tables)
+
+    # Operands and sections ------------------------------------------------------------------------------------------
+
+    def a_order(self, along_m: T, along_k: T) -> tuple[T, T]:
+        """The two in the order of A's dimensions."""
+        return (along_k, along_m) if self.problem.transpose_a else (along_m, along_k)
+
+    def b_order(self, along_k: T, along_n: T) -> tuple[T, T]:
+        """The two in the order of B's dimensions."""
+        return (along_n, along_k) if self.problem.transpose_b else (along_k, along_n)
+
+    def within(self, entry: Expr, ranges: tuple[Range, ...], *, grouped: bool) -> tuple[Range, ...]:
+        """Coordinates of a box in its entry, where the tensor has a dimension for entries."""
+        has = bool(self.problem.batch) or (grouped and bool(self.problem.groups))
+        return (Range(entry), *ranges) if has else ranges
+
+    def tile_section(self, unit: str, first: int, last: int, *body: Node) -> Section:
+        """A section of the tiles first..last, in which i, j and p are its grid row, grid column and plane."""
+        lets = [("i", self.row_of(TILE)), ("j", self.column_of(TILE)), ("p", self.plane_of(TILE))]
+        return Section(unit, first, last, lets=tuple(lets[: 3 if self.planes > 1 else 2]), body=body)
+
+    @property
+    def place(self) -> tuple[Expr, Expr, Expr]:
+        """Plane, grid row and grid column of the executing tile."""
+        return Name("p") if self.planes > 1 else Const(0), Name("i"), Name("j")

@@ -1,0 +1,86 @@
+"""A GEMM in float64, and how far fp32 arithmetic may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import erf, pi, sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from kpusim.dtypes import gamma, greatest, smallest, unit_roundoff
+from kpusim.operators.base import Array
+from kpusim.operators.gemm.problem import Problem
+
+__all__ = ["evaluate"]
+
+Wide = npt.NDArray[np.float64]
+STEEPEST = 1.13  # greatest slope of the activations: GELU's, 1.1290 at x = sqrt(2)
+ROUNDINGS = 16  # at most so many, in fp32, of an activation's value: no chain of `epilogue.chain` is as long
+
+
+def evaluate(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+    """(results, bound of the error before they are rounded to the output's dtype), shape of the output."""
+    return _finished(problem, *_sums(problem, inputs), inputs)
+
+
+def _sums(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+    """(a @ b, bound): gamma_k * |a| |b|, of which B has two roundings more where it is dequantised."""
+    a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
+    a, b = (a.swapaxes(-1, -2) if problem.transpose_a else a), (b.swapaxes(-1, -2) if problem.transpose_b else b)
+    error = gamma(problem.k, "fp32")
+    if problem.quantized:
+        scale = np.repeat(inputs["b_scale"].astype(np.float64), problem.group_k, axis=-2)
+        b = b * scale[..., : problem.k, :]
+        error = (1 + error) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
+    sums = _product(a, b, problem.groups)
+    if problem.accumulator == "int32":
+        return sums, np.zeros_like(sums)
+    return sums, error * _product(np.abs(a), np.abs(b), problem.groups) + problem.k * smallest("fp32")
+
+
+def _product(a: Wide, b: Wide, groups: tuple[int, ...]) -> Wide:
+    """a @ b; with groups, the rows of each by its own b."""
+    if not groups:
+        return np.asarray(a @ b)
+    ends = np.cumsum(groups)
+    return np.concatenate([a[end - rows : end] @ each for rows, end, each in zip(groups, ends, b, strict=True)])
+
+
+def _finished(problem: Problem, x: Wide, bound: Wide, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+    """(results, bound) from (sums, bound)."""
+    u, epilogue = unit_roundoff("fp32"), problem.epilogue
+    each = {name: _by_row(inputs[name].astype(np.float64), problem) for name in epilogue.vectors}
+    factor = epilogue.alpha * each.get("scale", np.ones(1))
+    x, bound = x * factor, np.abs(factor) * bound
+    bound = bound + gamma(4, "fp32") * (np.abs(x) + bound)
+    if epilogue.bias:
+        x, bound = x + each["bias"], bound + 2 * u * (np.abs(x) + np.abs(each["bias"]) + bound)
+    if epilogue.activation != "none":
+        bound = STEEPEST * bound + ROUNDINGS * u * (np.abs(x) + bound)
+        x = _activation(epilogue.activation, x)
+    if epilogue.residual:
+        more = inputs["residual"].astype(np.float64)
+        x, bound = x + more, bound + 2 * u * (np.abs(x) + np.abs(more) + bound)
+    if problem.out_dtype.startswith("fp8"):
+        limit = greatest(problem.out_dtype)
+        x = np.clip(x, -limit, limit)
+    return x, bound
+
+
+def _by_row(vectors: Wide, problem: Problem) -> Wide:
+    """Vectors of columns, one an entry, as they apply to the rows of the output."""
+    if problem.groups:
+        return np.repeat(vectors, problem.groups, axis=0)
+    return vectors[:, None, :] if problem.batch else vectors
+
+
+def _activation(name: str, x: Wide) -> Wide:
+    if name == "relu":
+        return np.maximum(x, 0)
+    if name == "gelu":
+        return np.asarray(0.5 * x * (1 + np.asarray(np.frompyfunc(erf, 1, 1)(x * sqrt(0.5)), np.float64)))
+    if name == "gelu_tanh":
+        return np.asarray(0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))))
+    with np.errstate(over="ignore"):
+        return np.asarray(x / (1 + np.exp(-x)))

@@ -1,0 +1,221 @@
+"""Which mappings are worth weighing, and which of them is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from kpusim.costs import fold_sizes
+from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS
+from kpusim.machine import Machine
+from kpusim.operators.gemm.estimate import Cost, cost
+from kpusim.operators.gemm.mapping import Mapping
+from kpusim.operators.gemm.problem import Problem
+
+__all__ = ["QUEUES", "Found", "check_mapping", "mappings", "search"]
+
+QUEUES = 3  # of a DMA engine: A, B and the output; one more to pass on what is resident, or partial sums
+PROMISING = 30  # output blockings that are weighed in every depth
+DEPTHS = 4  # steps along K that are weighed for each, from the longest that fits
+SHORTEST = 8  # step along K, elements
+
+
+@frozen
+class Found:
+    """A mapping, its estimated cost, and all that were weighed, the fastest first."""
+
+    mapping: Mapping
+    cost: Cost
+    weighed: tuple[tuple[Mapping, Cost], ...]
+
+
+Outline = tuple[int, int, int, int, int, int]
+"""grid_batch, grid_k, grid_m, grid_n, block_m and block_n of a mapping."""
+
+
+def search(problem: Problem, machine: Machine) -> Found:
+    """The mapping to use. Raises UserError if the machine can run none."""
+    _check_queues(QUEUES, machine)
+    weighed = [(mapping, cost(mapping, problem, machine)) for mapping in mappings(problem, machine)]
+    if not weighed:
+        raise UserError(
+            "no block of this GEMM fits into the SRAM of a tile", where=machine.name,
+            found=f"{machine.sram.capacity_bytes} bytes", allowed="at least 256 bytes",
+        )  # fmt: skip
+    weighed.sort(key=lambda item: item[1].cycles)
+    best, estimate = _choose(weighed, problem)
+    return Found(best, estimate, tuple(weighed))
+
+
+def check_mapping(mapping: Mapping, problem: Problem, machine: Machine) -> Found:
+    """A mapping that somebody else chose. Raises UserError where it cannot run."""
+    return Found(mapping, (estimate := cost(mapping, problem, machine)), ((mapping, estimate),))
+
+
+def _check_queues(needed: int, machine: Machine) -> None:
+    if machine.dma.queues < needed:
+        raise UserError(
+            "a GEMM needs a queue each for A, B and the output on every DMA engine", where=machine.name,
+            found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {needed}",
+        )  # fmt: skip
+
+
+def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
+    """Mappings worth weighing, all of which fit into the SRAM: the most promising blockings, in every depth."""
+    deepest = max(SHORTEST, machine.hbm.access_bytes * 8 // DTYPE_BITS[problem.dtype], machine.matrix.rows)
+    sizes = zip("mnk", fold_sizes(machine, problem.dtype), strict=True)
+    fold = {axis: min(size, deepest if axis == "k" else machine.matrix.rows) for axis, size in sizes}
+    outlines = _outlines(problem, machine, fold)
+    if not outlines:  # not even one fold of the array fits
+        fold = dict.fromkeys("mnk", 1)
+        outlines = _outlines(problem, machine, fold)
+    for _, _, outline in sorted(outlines)[:PROMISING]:
+        yield from _depths(outline, problem, machine, fold["k"])
+
+
+def _outlines(problem: Problem, machine: Machine, fold: dict[str, int]) -> list[tuple[int, int, Outline]]:
+    """(estimated cycles, bytes loaded, outline) of all that fit into the SRAM in some depth.
+
+    fold: blocks along M, N and K need not be smaller than that.
+    """
+    rate, shallowest = machine.hbm.attainable_bytes_per_cycle, _k_blocks(problem, 1, fold["k"])[-1]
+    outlines: list[tuple[int, int, Outline]] = []
+    for grid_batch, grid_k, grid_m, grid_n in _grids(problem, machine):
+        for block_m in _blocks(ceil_div(_longest(problem), grid_m), fold["m"]):
+            for block_n in _blocks(ceil_div(problem.n, grid_n), fold["n"]):
+                outline = grid_batch, grid_k, grid_m, grid_n, block_m, _whole_bytes(block_n, problem)
+                if _mapping(outline, shallowest).sram_bytes(problem) <= machine.sram.capacity_bytes:
+                    work, loads = _outline_cost(outline, problem, machine)
+                    outlines.append((max(work, int(loads / rate)), loads, outline))
+    return outlines
+
+
+def _mapping(outline: Outline, block_k: int, slots: int = 2, accumulators: int = 1, resident: str = "") -> Mapping:
+    grid_batch, grid_k, grid_m, grid_n, block_m, block_n = outline
+    return Mapping(grid_m, grid_n, block_m, block_n, block_k, slots, accumulators, resident, grid_batch, grid_k)
+
+
+def _longest(problem: Problem) -> int:
+    """Rows of the largest entry."""
+    return max(problem.groups) if problem.groups else problem.m
+
+
+def _whole_bytes(size: int, problem: Problem) -> int:
+    """`size` rounded up so that a row of packed data ends with a whole byte."""
+    packed = max(8 // DTYPE_BITS[problem.stored_dtype], 1)
+    return ceil_div(size, packed) * packed
+
+
+def _outline_cost(outline: Outline, problem: Problem, machine: Machine) -> tuple[int, int]:
+    """(cycles of the matrix engine, bytes loaded) of an output blocking, whatever its depth."""
+    _, grid_k, _, grid_n, block_m, block_n = outline
+    mapping = _mapping(outline, problem.k)
+    rounds_m, rounds_n = mapping.rounds(problem)
+    depth = ceil_div(problem.k, grid_k)
+    engine = machine.matrix
+    folds = ceil_div(block_m, engine.rows) * ceil_div(block_n, engine.columns)
+    share = problem.a_bytes(block_m * ceil_div(problem.k, grid_n))
+    kept = share + block_m * block_n * 4 <= machine.sram.capacity_bytes
+    a = problem.a_bytes(max(problem.batch, 1) * problem.m * problem.k) * (1 if kept else rounds_n)
+    b = problem.b_bytes(problem.n * problem.k) * problem.lanes(outline[2] * block_m)
+    return rounds_m * rounds_n * folds * depth, a + b
+
+
+def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) -> Iterator[Mapping]:
+    """The mappings of one output blocking that fit, for every way to spend the rest of the SRAM."""
+    for resident in _residents(outline, problem, machine):
+        for accumulators in (1, 2):
+            found = 0
+            for block_k in _k_blocks(problem, outline[1], least):
+                for slots in (4, 3, 2):
+                    mapping = _mapping(outline, block_k, slots, accumulators, resident)
+                    if mapping.sram_bytes(problem) <= machine.sram.capacity_bytes and _covers(mapping, problem):
+                        yield mapping
+                        found += 1
+                        break
+                if found == DEPTHS:
+                    break
+
+
+def _covers(mapping: Mapping, problem: Problem) -> bool:
+    """Whether each part of K has something to do, and blocks of B have whole scales."""
+    if (mapping.grid_k - 1) * mapping.steps(problem) * mapping.block_k >= problem.k:
+        return False
+    group = problem.group_k
+    return not problem.quantized or group == problem.k or not mapping.block_k % group or not group % mapping.block_k
+
+
+def _residents(outline: Outline, problem: Problem, machine: Machine) -> list[str]:
+    """Operands that may stay on chip: "" for none."""
+    grid_batch, grid_k, grid_m, grid_n, block_m, block_n = outline
+    if grid_batch * grid_k > 1 or problem.batch or problem.groups or machine.dma.queues <= QUEUES:
+        return [""]
+    found = [""]
+    if grid_n > 1 and grid_n * block_n < problem.n:
+        found.append("a")
+    if grid_m > 1 and grid_m * block_m < problem.m and not problem.quantized and not problem.epilogue.vectors:
+        found.append("b")
+    return found
+
+
+def _grids(problem: Problem, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
+    """(grid_batch, grid_k, grid_m, grid_n): powers of two, but for N, which gets all tiles that are left."""
+    tiles, longest = machine.tiles.count, _longest(problem)
+    cells = machine.matrix.rows * machine.matrix.columns
+    for grid_batch in _powers(min(problem.entries, tiles)):
+        for grid_k in _powers(_parts_of_k(problem, tiles // grid_batch, cells) if machine.dma.queues > QUEUES else 1):
+            left = tiles // (grid_batch * grid_k)
+            for grid_m in _powers(min(left, 2 * longest - 1)):
+                yield grid_batch, grid_k, grid_m, min(left // grid_m, problem.n)
+
+
+def _parts_of_k(problem: Problem, tiles: int, cells: int) -> int:
+    """Into how many parts K may be split: as long as the tiles do not have whole arrays full of results each."""
+    results = problem.m * problem.n * problem.entries
+    return max(1, min(tiles, 2 * tiles * cells // results, problem.k // SHORTEST))
+
+
+def _powers(most: int) -> list[int]:
+    """Powers of two up to `most`."""
+    return [1 << i for i in range(most.bit_length())]
+
+
+def _blocks(extent: int, array: int) -> list[int]:
+    """Block sizes along one dimension: the extent in equal parts, and these in whole folds of the array."""
+    sizes: dict[int, None] = {}
+    parts = 1
+    while True:
+        block = ceil_div(extent, parts)
+        sizes[block] = None
+        if block <= array:
+            return list(sizes)
+        sizes[ceil_div(block, array) * array] = None
+        parts += max(1, parts // 3)
+
+
+def _k_blocks(problem: Problem, grid_k: int, least: int) -> list[int]:
+    """Steps along K, longest first: powers of two times `least`, or all of a short part of K."""
+    part = ceil_div(problem.k, grid_k)
+    sizes = [least << i for i in range(6, -1, -1)]
+    return [part, *(size for size in sizes if size < part)] if part <= sizes[0] else sizes
+
+
+def _choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> tuple[Mapping, Cost]:
+    """The mapping to use, of all those weighed, which come fastest first.
+
+    Up to 1 % of the cycles are given for less HBM traffic (in steps of 5 %), and for not copying on chip; of what
+    remains within 0.5 % of the fastest, the fewest instructions win.
+    """
+    near = _within(weighed, 1.01)
+    least = min(cost.hbm_bytes for _, cost in near)
+    lean = [item for item in near if item[1].hbm_bytes <= least * 1.05]
+    simple = [item for item in lean if not item[0].resident] or lean
+    return min(_within(simple, 1.005), key=lambda item: (item[0].instructions(problem), item[1].cycles))
+
+
+def _within(weighed: list[tuple[Mapping, Cost]], factor: float) -> list[tuple[Mapping, Cost]]:
+    """Those that take at most `factor` times the cycles of the first."""
+    return [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * factor]
