@@ -13,6 +13,7 @@ from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine.spec import Machine
 
 __all__ = [
+    "Timer",
     "compute_bound_cycles",
     "fold_sizes",
     "hbm_bound_cycles",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from kpusim.isa.layout import Layout
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
-__all__ = ["ROW_MAJOR", "Layouts", "Lowered", "Operator", "Port"]
+__all__ = ["ROW_MAJOR", "Layouts", "Lowered", "Operator", "Port", "Tried"]
 
 Array = npt.NDArray[np.generic]
 
@@ -37,11 +37,28 @@ class Port:
 
 
 @frozen
+class Tried:
+    """A mapping that was weighed: its estimated cycles, the part that takes longest, HBM bytes, and why (not) it."""
+
+    mapping: str
+    cycles: int
+    longest: str
+    hbm_bytes: int
+    why: str
+
+
+@frozen
 class Lowered:
-    """A program and why it looks as it does: `choices` are (what, value, reason) rows for `--explain`."""
+    """A program and why it looks as it does.
+
+    choices: (what, value, reason) rows for `--explain`. mapping: the one that it follows, a value of the family's
+    `mapping_type`. tried: the best of those weighed, the fastest first.
+    """
 
     program: Program
     choices: tuple[tuple[str, str, str], ...]
+    mapping: Any = None
+    tried: tuple[Tried, ...] = ()
 
 
 class Operator(Protocol):
@@ -50,6 +67,8 @@ class Operator(Protocol):
     family: ClassVar[str]
     error_origin: ClassVar[str]
     """Where `error_bound` comes from, in words."""
+    mapping_type: ClassVar[type | None]
+    """What a file that forces a mapping describes (an attrs class of numbers and words); None: nothing can be forced."""
 
     @property
     def dimensions(self) -> Mapping[str, int]:
@@ -81,8 +100,11 @@ class Operator(Protocol):
     def io_bound_bytes(self, machine: Machine) -> int:
         """The least HBM traffic on that machine (design.md's bound), in bytes."""
 
-    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR) -> Lowered:
-        """The program for tensors laid out as given. Raises UserError where the machine cannot run it at all."""
+    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None) -> Lowered:
+        """The program for tensors laid out as given, of the mapping given (by default the best that is found).
+
+        Raises UserError where the machine cannot run it at all, or not with this mapping.
+        """
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
         """The outputs in float64 from the inputs as the machine has them (already rounded to their dtypes)."""

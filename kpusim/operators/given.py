@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ class Given:
 
     family: ClassVar[str] = "program"
     error_origin: ClassVar[str] = ""
+    mapping_type: ClassVar[type | None] = None
 
     program: Program
     source: str = field(default="", eq=False)
@@ -76,7 +77,7 @@ class Given:
         """Every tensor once."""
         return self.compulsory_bytes
 
-    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR) -> Lowered:
+    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None) -> Lowered:
         """The program itself. Raises UserError where the static check finds it wrong on that machine."""
         check_program(self.program, limits_of(machine), self.source)
         return Lowered(self.program, ())

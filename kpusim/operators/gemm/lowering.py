@@ -22,7 +22,7 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
-from kpusim.operators.gemm.explain import explain
+from kpusim.operators.gemm.explain import choices, tried
 from kpusim.operators.gemm.finish import load_vectors, reduce, store, vector_sections
 from kpusim.operators.gemm.grid import TILE, Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS, Mapping
@@ -58,7 +58,7 @@ def lower(
         tables=grid.tables(),
         sections=tuple(_sections(grid, machine, fold_instructions)),
     )
-    return Lowered(program, *explain(problem, machine, found, program))
+    return Lowered(program, choices(problem, machine, found, program), found.mapping, tried(problem, found))
 
 
 def _tensors(problem: Problem, layouts: Layouts) -> list[Tensor]:

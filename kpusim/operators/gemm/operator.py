@@ -54,6 +54,7 @@ class Matmul:
     """
 
     error_origin: ClassVar[str] = "gamma_k * |a||b| for k sums in fp32 (Higham 2002, eq. 3.13), through the epilogue"
+    mapping_type: ClassVar[type | None] = GemmMapping
 
     dtype: str = field(default="bf16", validator=validators.in_(DTYPE_GROUPS["factor"]))
     b_dtype: str = field(default="", validator=validators.in_(("", *DTYPE_GROUPS["quantized"])))

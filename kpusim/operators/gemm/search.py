@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attrs import frozen
+from attrs import asdict, frozen
 
-from kpusim.costs import fold_sizes
+from kpusim.costs import Timer, fold_sizes, matmul_timer
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
@@ -38,7 +38,11 @@ Outline = tuple[int, int, int, int, int, int]
 
 def search(problem: Problem, machine: Machine) -> Found:
     """The mapping to use. Raises UserError if the machine can run none."""
-    _check_queues(QUEUES, machine)
+    if machine.dma.queues < QUEUES:
+        raise UserError(
+            "a GEMM needs a queue each for A, B and the output on every DMA engine", where=machine.name,
+            found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {QUEUES}",
+        )  # fmt: skip
     weighed = [(mapping, cost(mapping, problem, machine)) for mapping in mappings(problem, machine)]
     if not weighed:
         raise UserError(
@@ -51,16 +55,42 @@ def search(problem: Problem, machine: Machine) -> Found:
 
 
 def check_mapping(mapping: Mapping, problem: Problem, machine: Machine) -> Found:
-    """A mapping that somebody else chose. Raises UserError where it cannot run."""
-    return Found(mapping, (estimate := cost(mapping, problem, machine)), ((mapping, estimate),))
+    """A mapping that somebody else chose, with its cost. Raises UserError for the first reason why it cannot run."""
+    for problem_found, found, allowed in _contradictions(mapping, problem, machine):
+        raise UserError(f"this mapping cannot run: {problem_found}", where=machine.name, found=found, allowed=allowed)
+    estimate = cost(mapping, problem, machine)
+    return Found(mapping, estimate, ((mapping, estimate),))
 
 
-def _check_queues(needed: int, machine: Machine) -> None:
-    if machine.dma.queues < needed:
-        raise UserError(
-            "a GEMM needs a queue each for A, B and the output on every DMA engine", where=machine.name,
-            found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {needed}",
-        )  # fmt: skip
+def _contradictions(mapping: Mapping, problem: Problem, machine: Machine) -> Iterator[tuple[str, object, str]]:
+    """(problem, found, allowed) of whatever is wrong."""
+    sizes = {name: value for name, value in asdict(mapping).items() if name != "resident"}
+    for name, value in sizes.items():
+        if value < 1:
+            yield f"{name} is too small", value, "at least 1"
+            return
+    if mapping.tiles > machine.tiles.count:
+        yield "the grid has more tiles than the machine", mapping.tiles, f"at most {machine.tiles.count}"
+    needed = mapping.sram_bytes(problem)
+    if needed > machine.sram.capacity_bytes:
+        yield "its buffers do not fit into a tile's SRAM", f"{needed} bytes", f"at most {machine.sram.capacity_bytes}"
+    queues = QUEUES + bool(mapping.resident or mapping.grid_k > 1)
+    if machine.dma.queues < queues:
+        yield "DMA engines have too few queues", f"dma.queues = {machine.dma.queues}", f"at least {queues}"
+    if mapping.grid_batch > problem.entries:
+        yield "grid_batch is more than there are entries", mapping.grid_batch, f"at most {problem.entries}"
+    if not _covers(mapping, problem):
+        yield "block_k leaves parts of K empty, or scales in parts", mapping.block_k, "another block_k or grid_k"
+    if (
+        _whole_bytes(mapping.block_n, problem) != mapping.block_n
+        or _whole_bytes(mapping.block_k, problem) != mapping.block_k
+    ):
+        yield "blocks of packed B end within a byte", (mapping.block_n, mapping.block_k), "even sizes"
+    outline = mapping.grid_batch, mapping.grid_k, mapping.grid_m, mapping.grid_n, mapping.block_m, mapping.block_n
+    residents = _residents(outline, problem, machine)
+    if mapping.resident not in residents:
+        allowed = " or ".join(repr(name) for name in residents)
+        yield "this operand cannot be resident here", mapping.resident, f"{allowed} with this grid and GEMM"
 
 
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
@@ -82,13 +112,14 @@ def _outlines(problem: Problem, machine: Machine, fold: dict[str, int]) -> list[
     fold: blocks along M, N and K need not be smaller than that.
     """
     rate, shallowest = machine.hbm.attainable_bytes_per_cycle, _k_blocks(problem, 1, fold["k"])[-1]
+    timer = matmul_timer(machine, problem.dtype)
     outlines: list[tuple[int, int, Outline]] = []
     for grid_batch, grid_k, grid_m, grid_n in _grids(problem, machine):
         for block_m in _blocks(ceil_div(_longest(problem), grid_m), fold["m"]):
             for block_n in _blocks(ceil_div(problem.n, grid_n), fold["n"]):
                 outline = grid_batch, grid_k, grid_m, grid_n, block_m, _whole_bytes(block_n, problem)
                 if _mapping(outline, shallowest).sram_bytes(problem) <= machine.sram.capacity_bytes:
-                    work, loads = _outline_cost(outline, problem, machine)
+                    work, loads = _outline_cost(outline, problem, machine, timer)
                     outlines.append((max(work, int(loads / rate)), loads, outline))
     return outlines
 
@@ -109,19 +140,15 @@ def _whole_bytes(size: int, problem: Problem) -> int:
     return ceil_div(size, packed) * packed
 
 
-def _outline_cost(outline: Outline, problem: Problem, machine: Machine) -> tuple[int, int]:
+def _outline_cost(outline: Outline, problem: Problem, machine: Machine, work: Timer) -> tuple[int, int]:
     """(cycles of the matrix engine, bytes loaded) of an output blocking, whatever its depth."""
-    _, grid_k, _, grid_n, block_m, block_n = outline
-    mapping = _mapping(outline, problem.k)
-    rounds_m, rounds_n = mapping.rounds(problem)
-    depth = ceil_div(problem.k, grid_k)
-    engine = machine.matrix
-    folds = ceil_div(block_m, engine.rows) * ceil_div(block_n, engine.columns)
+    _, grid_k, grid_m, grid_n, block_m, block_n = outline
+    rounds_m, rounds_n = _mapping(outline, problem.k).rounds(problem)
     share = problem.a_bytes(block_m * ceil_div(problem.k, grid_n))
     kept = share + block_m * block_n * 4 <= machine.sram.capacity_bytes
     a = problem.a_bytes(max(problem.batch, 1) * problem.m * problem.k) * (1 if kept else rounds_n)
-    b = problem.b_bytes(problem.n * problem.k) * problem.lanes(outline[2] * block_m)
-    return rounds_m * rounds_n * folds * depth, a + b
+    b = problem.b_bytes(problem.n * problem.k) * problem.lanes(grid_m * block_m)
+    return rounds_m * rounds_n * work(block_m, block_n, ceil_div(problem.k, grid_k))[0], a + b
 
 
 def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) -> Iterator[Mapping]:
@@ -197,10 +224,10 @@ def _blocks(extent: int, array: int) -> list[int]:
 
 
 def _k_blocks(problem: Problem, grid_k: int, least: int) -> list[int]:
-    """Steps along K, longest first: powers of two times `least`, or all of a short part of K."""
+    """Steps along K, longest first: all of a part of K, and powers of two times `least`."""
     part = ceil_div(problem.k, grid_k)
-    sizes = [least << i for i in range(6, -1, -1)]
-    return [part, *(size for size in sizes if size < part)] if part <= sizes[0] else sizes
+    packed = _whole_bytes(part, problem)
+    return [packed, *(size for size in (least << i for i in range(6, -1, -1)) if size < packed)]
 
 
 def _choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> tuple[Mapping, Cost]:
