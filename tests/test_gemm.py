@@ -51,7 +51,9 @@ def test_mappings_that_are_never_weighed_are_right_too(gemm, fold, data):
     slots, accumulators = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
     mapping = Mapping(grid_m, grid_n, *blocks, slots, accumulators, grid_k=grid_k)
     assume((grid_k - 1) * mapping.steps(gemm.problem) * blocks[2] < gemm.k)
-    residents = [""] if grid_k > 1 else ["", *(["a"] if grid_n > 1 else []), *(["b"] if grid_m > 1 else [])]
+    residents = [""]
+    if grid_k == 1:
+        residents += ["a"] * (1 < grid_n < gemm.n / blocks[1]) + ["b"] * (1 < grid_m < gemm.m / blocks[0])
     mapping = evolve(mapping, resident=data.draw(st.sampled_from(residents)))
     assume(mapping.sram_bytes(gemm.problem) <= machine.sram.capacity_bytes)
     execute(gemm, machine, fold_instructions=fold, mapping=mapping)

@@ -68,7 +68,7 @@ class Operator(Protocol):
     error_origin: ClassVar[str]
     """Where `error_bound` comes from, in words."""
     mapping_type: ClassVar[type | None]
-    """What a file that forces a mapping describes (an attrs class of numbers and words); None: nothing can be forced."""
+    """What a file that forces a mapping describes (attrs, of numbers and words); None: there is nothing to force."""
 
     @property
     def dimensions(self) -> Mapping[str, int]:

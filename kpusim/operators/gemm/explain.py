@@ -66,9 +66,8 @@ def _text(mapping: Mapping) -> str:
     grids = f"{mapping.grid_batch} x {mapping.grid_k} grids of " if mapping.grid_batch * mapping.grid_k > 1 else ""
     block = f"block {mapping.block_m} x {mapping.block_n} x {mapping.block_k}"
     kept = f", {mapping.resident.upper()} resident" if mapping.resident else ""
-    return (
-        f"{grids}{mapping.grid_m} x {mapping.grid_n} tiles, {block}, {mapping.slots}+{mapping.accumulators} slots{kept}"
-    )
+    slots = f"{mapping.slots}+{mapping.accumulators} slots"
+    return f"{grids}{mapping.grid_m} x {mapping.grid_n} tiles, {block}, {slots}{kept}"
 
 
 def _why(mapping: Mapping, cost: Cost, problem: Problem, found: Found) -> str:

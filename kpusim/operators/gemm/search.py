@@ -81,11 +81,9 @@ def _contradictions(mapping: Mapping, problem: Problem, machine: Machine) -> Ite
         yield "grid_batch is more than there are entries", mapping.grid_batch, f"at most {problem.entries}"
     if not _covers(mapping, problem):
         yield "block_k leaves parts of K empty, or scales in parts", mapping.block_k, "another block_k or grid_k"
-    if (
-        _whole_bytes(mapping.block_n, problem) != mapping.block_n
-        or _whole_bytes(mapping.block_k, problem) != mapping.block_k
-    ):
-        yield "blocks of packed B end within a byte", (mapping.block_n, mapping.block_k), "even sizes"
+    for block in (mapping.block_n, mapping.block_k):
+        if (whole := _whole_bytes(block, problem)) != block:
+            yield "a block of packed B ends within a byte", block, f"such as {whole}"
     outline = mapping.grid_batch, mapping.grid_k, mapping.grid_m, mapping.grid_n, mapping.block_m, mapping.block_n
     residents = _residents(outline, problem, machine)
     if mapping.resident not in residents:
@@ -154,7 +152,8 @@ def _outline_cost(outline: Outline, problem: Problem, machine: Machine, work: Ti
 def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) -> Iterator[Mapping]:
     """The mappings of one output blocking that fit, for every way to spend the rest of the SRAM."""
     for resident in _residents(outline, problem, machine):
-        for accumulators in (1, 2):
+        rounds_m, rounds_n = _mapping(outline, problem.k).rounds(problem)
+        for accumulators in (1, 2) if rounds_m * rounds_n > 1 else (1,):
             found = 0
             for block_k in _k_blocks(problem, outline[1], least):
                 for slots in (4, 3, 2):
