@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import pi, sqrt
 
 from attrs import frozen
@@ -32,6 +33,7 @@ class Step:
         return (self.target, *(source for source in self.sources if isinstance(source, str)))
 
 
+@cache
 def chain(problem: Problem) -> tuple[Step, ...]:
     """The instructions for one strip, from the buffer "acc" to "strip".
 
@@ -89,6 +91,7 @@ def _activation(name: str, x: str) -> list[Step]:
     return [*gates[name], Step("mul", x, (x, t))]
 
 
+@cache
 def temporaries(problem: Problem) -> tuple[str, ...]:
     """The fp32 buffers of one strip that the chain needs beside accumulators, operands and the strip."""
     used = {buffer for step in chain(problem) for buffer in step.buffers}

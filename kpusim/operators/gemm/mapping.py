@@ -20,7 +20,7 @@ from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.gemm.epilogue import temporaries
 from kpusim.operators.gemm.problem import Problem
 
-__all__ = ["READY_SLOTS", "Mapping"]
+__all__ = ["ACCUMULATOR_BYTES", "READY_SLOTS", "Mapping"]
 
 ACCUMULATOR_BYTES = 4
 READY_SLOTS = 2  # of dequantised B

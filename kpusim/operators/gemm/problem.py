@@ -13,7 +13,7 @@ __all__ = ["ACTIVATIONS", "Epilogue", "Problem", "ports"]
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 
 
-@frozen
+@frozen(cache_hash=True)
 class Epilogue:
     """What follows each sum, in fp32: activation(alpha * column scale * sum + bias) + residual."""
 
@@ -29,7 +29,7 @@ class Epilogue:
         return tuple(name for name, used in (("scale", self.column_scale), ("bias", self.bias)) if used)
 
 
-@frozen
+@frozen(cache_hash=True)
 class Problem:
     """Sizes in elements; with `groups` (rows of each) m is the sum of them.
 

@@ -18,8 +18,8 @@ from kpusim.operators.gemm.problem import Problem
 __all__ = ["QUEUES", "Found", "check_mapping", "mappings", "search"]
 
 QUEUES = 3  # of a DMA engine: A, B and the output; one more to pass on what is resident, or partial sums
-PROMISING = 30  # output blockings that are weighed in every depth
-DEPTHS = 4  # steps along K that are weighed for each, from the longest that fits
+PROMISING = 20  # output blockings that are weighed in every depth
+DEPTHS = 3  # steps along K that are weighed for each, from the longest that fits
 SHORTEST = 8  # step along K, elements
 
 
@@ -109,7 +109,7 @@ def _outlines(problem: Problem, machine: Machine, fold: dict[str, int]) -> list[
 
     fold: blocks along M, N and K need not be smaller than that.
     """
-    rate, shallowest = machine.hbm.attainable_bytes_per_cycle, _k_blocks(problem, 1, fold["k"])[-1]
+    rate, shallowest = float(machine.hbm.attainable_bytes_per_cycle), _k_blocks(problem, 1, fold["k"])[-1]
     timer = matmul_timer(machine, problem.dtype)
     outlines: list[tuple[int, int, Outline]] = []
     for grid_batch, grid_k, grid_m, grid_n in _grids(problem, machine):
@@ -154,15 +154,14 @@ def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) ->
     for resident in _residents(outline, problem, machine):
         rounds_m, rounds_n = _mapping(outline, problem.k).rounds(problem)
         for accumulators in (1, 2) if rounds_m * rounds_n > 1 else (1,):
-            found = 0
+            found = set()
             for block_k in _k_blocks(problem, outline[1], least):
                 for slots in (4, 3, 2):
                     mapping = _mapping(outline, block_k, slots, accumulators, resident)
                     if mapping.sram_bytes(problem) <= machine.sram.capacity_bytes and _covers(mapping, problem):
                         yield mapping
-                        found += 1
-                        break
-                if found == DEPTHS:
+                        found.add(block_k)
+                if len(found) == DEPTHS:
                     break
 
 
