@@ -25,7 +25,8 @@ class Cost:
     `lead` is before the first multiplication of the first tile, and `fill` what HBM takes longer for its data;
     `stagger` from there to that of the last tile, which a DMA queue serves after the others; `step` one step of the
     engines, `finish` from a tile's last multiplication to its results, `out` their way to HBM, and `queue` what a DMA
-    queue takes longer for those of all its tiles. `panels`: how much longer the rounds are that load what is resident.
+    queue takes longer for those of all its tiles. `panels`: how much longer rounds are that load what
+    is resident; `bursts`: how long loads wait in HBM behind the results of a round, slots used up, in all rounds.
     """
 
     matrix: int
@@ -43,6 +44,7 @@ class Cost:
     out: int
     queue: int
     panels: int
+    bursts: int
     hbm_bytes: int
 
     @property
@@ -57,7 +59,7 @@ class Cost:
     def cycles(self) -> int:
         """What mappings are ranked by: the longest of four pipelines, each with what comes before and behind it."""
         behind = self.finish + self.out + max(self.stagger, self.queue)
-        engines = max(self.matrix, self.vector) + behind
+        engines = max(self.matrix, self.vector) + self.bursts + behind
         loads = max(self.load, self.noc) + self.step + behind
         stores = self.step + self.finish + self.store
         memory = self.hbm + self.step + self.finish - self.first
@@ -77,7 +79,7 @@ def _rates(machine: Machine) -> tuple[float, float, float, float]:
 
 
 class _Estimate:
-    """The terms of one mapping's cost. `rounds` and `steps` are those of all; `a_step` and `b_step` bytes of a block."""
+    """The terms of one mapping's cost. rounds, steps: of all; a_step, b_step: bytes of a block."""
 
     def __init__(self, mapping: Mapping, problem: Problem, machine: Machine):
         self.map, self.problem, self.machine = mapping, problem, machine
@@ -130,6 +132,7 @@ class _Estimate:
             out=each + self.latency,
             queue=max((tiles - 1) * each, writes // self.rounds - each, (tiles - 1) * copied),
             panels=panels,
+            bursts=(self.rounds - 1) * max(0, writes // self.rounds - mapping.slots * step),
             hbm_bytes=sum(moved.values()),
         )
 
@@ -189,7 +192,7 @@ class _Estimate:
         """Cycles a step of the busiest DMA queue or engine that loads, or SRAM port; and for its first tiles."""
         planes = self.map.grid_batch * self.map.grid_k
         groups_a, groups_b = (planes * groups for groups in self.active())
-        scales = self.map.scales(self.problem) * self.transfer(0) if self.problem.quantized else 0
+        scales = self.transfer(0) if self.problem.quantized else 0
         a = self.share(groups_a) * self.transfer(self.a_step)
         b = self.share(groups_b) * (self.transfer(self.b_step) + scales)
         both = 0

@@ -178,6 +178,11 @@ class Grid:
         """The two in the order of B's dimensions."""
         return (along_n, along_k) if self.problem.transpose_b else (along_k, along_n)
 
+    def b_ranges(self, along_k: Range, along_n: Range) -> tuple[Range, ...]:
+        """Ranges of B in SRAM, which has one dimension more where several scales are spread along its columns."""
+        deep = self.problem.transpose_b and self.problem.quantized and self.map.scales(self.problem) > 1
+        return (*((Range(),) if deep else ()), *self.b_order(along_k, along_n))
+
     def within(self, entry: Expr, ranges: tuple[Range, ...], *, grouped: bool) -> tuple[Range, ...]:
         """Coordinates of a box in its entry, where the tensor has a dimension for entries."""
         has = bool(self.problem.batch) or (grouped and bool(self.problem.groups))

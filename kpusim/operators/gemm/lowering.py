@@ -77,7 +77,7 @@ def _maps(grid: Grid) -> tuple[TensorMap, ...]:
     strip = (*batch, mapping.strip_rows, mapping.block_n)
     maps = [TensorMap("a_block", "a", (*batch, *a)), TensorMap("b_block", "b", (*each_b, *b))]
     if problem.quantized:
-        maps.append(TensorMap("b_scale_row", "b_scale", (*each_b, 1, mapping.block_n)))
+        maps.append(TensorMap("b_scale_block", "b_scale", (*each_b, mapping.scales(problem), mapping.block_n)))
     maps += [TensorMap(f"{name}_part", name, (*each_b, mapping.block_n)) for name in problem.epilogue.vectors]
     if problem.epilogue.residual:
         maps.append(TensorMap("residual_strip", "residual", strip))
@@ -108,7 +108,8 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     if problem.quantized:
         found += [Semaphore("b_ready", tiles, READY_SLOTS), Semaphore("b_used", tiles, READY_SLOTS, 1)]
     if mapping.resident:
-        found += pair("share", tiles, mapping.shares(problem))
+        groups = mapping.grid_m if mapping.resident == "a" else mapping.grid_n
+        found += [*pair("share", tiles, mapping.shares(problem)), Semaphore("share_ahead", groups, 1, slots)]
     found += pair("acc", tiles, mapping.accumulators)
     if mapping.grid_k > 1:
         found += pair("partial", base, mapping.grid_k - 1)
@@ -200,5 +201,5 @@ def _matmul(
     options: list[tuple[str, Expr]] = [("accumulate", accumulate)]
     for name, swapped in (("transpose_a", grid.problem.transpose_a), ("transpose_b", grid.problem.transpose_b)):
         options += [(name, Const(1))] if swapped else []
-    views = View("acc", acc, (m, n)), View(*a, grid.a_order(m, k)), View(*b, grid.b_order(k, n))
+    views = View("acc", acc, (m, n)), View(*a, grid.a_order(m, k)), View(*b, grid.b_ranges(k, n))
     return Instruction("matmul", views, tuple(options), waits, signals)

@@ -13,6 +13,8 @@ come back to it; rounds go along N (along M) first, so that they do.
 
 from __future__ import annotations
 
+from math import prod
+
 from attrs import frozen
 
 from kpusim.isa.expr import ceil_div
@@ -84,10 +86,12 @@ class Mapping:
         along_m, along_n = self.rounds(problem)
         return along_m * along_n * self.steps(problem) * (2 if self.resident else 1)
 
-    def buffers(self, problem: Problem) -> dict[str, tuple[str, int, tuple[int, int]]]:
+    def buffers(self, problem: Problem) -> dict[str, tuple[str, int, tuple[int, ...]]]:
         """(dtype, slots, shape) of each buffer that a tile needs, by name."""
         m, n, k = self.block_m, self.block_n, self.block_k
-        a, b = ((k, m) if problem.transpose_a else (m, k)), ((n, k) if problem.transpose_b else (k, n))
+        a: tuple[int, ...] = (k, m) if problem.transpose_a else (m, k)
+        b: tuple[int, ...] = (n, k) if problem.transpose_b else (k, n)
+        scale: tuple[int, ...]
         found = {
             "a_tile": (problem.dtype, self.slots, a),
             "b_tile": (problem.dtype, self.slots, b),
@@ -95,10 +99,13 @@ class Mapping:
             "strip": (problem.out_dtype, 2, (self.strip_rows, n)),
         }
         if problem.quantized:
-            scale = (n, 1) if problem.transpose_b else (1, n)
+            scales = self.scales(problem)
+            scale = (n, 1) if problem.transpose_b and scales == 1 else (scales, n)
+            if problem.transpose_b and scales > 1:  # a row of scales is spread over columns
+                b, scale = (1, *b), (*scale, 1)
             found["b_tile"] = problem.dtype, READY_SLOTS, b
             found["b_packed"] = problem.stored_dtype, self.slots, b
-            found["b_scale_tile"] = problem.dtype, self.slots * self.scales(problem), scale
+            found["b_scale_tile"] = problem.dtype, self.slots, scale
         if self.resident:
             found["share"] = problem.dtype, self.shares(problem), a if self.resident == "a" else b
         if self.grid_k > 1:
@@ -112,6 +119,6 @@ class Mapping:
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile."""
         return sum(
-            ceil_div(slots * ceil_div(rows * columns * DTYPE_BITS[dtype], 8), 64) * 64
-            for dtype, slots, (rows, columns) in self.buffers(problem).values()
+            ceil_div(slots * ceil_div(prod(shape) * DTYPE_BITS[dtype], 8), 64) * 64
+            for dtype, slots, shape in self.buffers(problem).values()
         )

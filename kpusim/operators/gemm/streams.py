@@ -11,7 +11,7 @@ from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, Sem
 from kpusim.machine import Machine
 from kpusim.operators.gemm.grid import DST, TILE, Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS
-from kpusim.operators.gemm.seats import ENGINE, Seat, loop
+from kpusim.operators.gemm.seats import ENGINE, ZERO, Seat, loop
 
 __all__ = ["A_QUEUE", "B_QUEUE", "PASS_QUEUE", "STORE_QUEUE", "Stream", "dequantize", "seat_of_columns"]
 
@@ -97,23 +97,19 @@ class Stream:
             full = Signal(SemaphoreRef(f"{self.name}_full", DST, slot))
             if not (self.name == "b" and self.grid.problem.quantized):
                 return (Instruction("load", (view, box), waits=(free,), signals=(full,)),)
-            return *self.load_scales(round_, step, group, slot), Instruction("load", (view, box), signals=(full,))
+            return self.load_scales(round_, step, group, slot), Instruction("load", (view, box), signals=(full,))
 
         return self.seat.each(load)
 
-    def load_scales(self, round_: Expr, step: Expr, group: Expr, slot: Expr) -> tuple[Node, ...]:
-        """The scales of a block of quantised B, row by row; B itself follows in the same queue."""
-        grid, count = self.grid, self.grid.map.scales(self.grid.problem)
+    def load_scales(self, round_: Expr, step: Expr, group: Expr, slot: Expr) -> Instruction:
+        """The scales of a block of quantised B, for which they wait; B itself follows in the same queue."""
+        grid = self.grid
         plane, place = grid.side("n", group)
         first, column = grid.along_k(plane, step) // grid.problem.group_k, Range(grid.column(round_, place))
-
-        def load(row: Expr) -> Instruction:
-            view = View("b_scale_tile", slot * count + row, (), grid.tiles_of("n", group))
-            ranges = grid.within(grid.entry(round_, plane), (Range(first + row), column), grouped=True)
-            return Instruction("load", (view, Box("b_scale_row", ranges)))
-
-        wait = Instruction("sync", waits=(SemaphoreRef("b_free", group, slot),))
-        return wait, (loop("q", count, load(Name("q"))) if count > 1 else load(Const(0)))
+        view = View("b_scale_tile", slot, (), grid.tiles_of("n", group))
+        ranges = grid.within(grid.entry(round_, plane), (Range(first), column), grouped=True)
+        free = SemaphoreRef("b_free", group, slot)
+        return Instruction("load", (view, Box("b_scale_block", ranges)), waits=(free,))
 
     def keeper(self, group: Expr, step: Expr) -> tuple[TileSet, Expr]:
         """(tile, slot) of a grid row or column that keeps the block of a step."""
@@ -126,64 +122,81 @@ class Stream:
         return (along_m, along_n) if self.name == "a" else (along_n, along_m)
 
     def load_shares(self) -> Section:
-        """HBM to the tile that keeps this step's block, once for a row (column) of rounds."""
+        """HBM to the tile that keeps this step's block, once for a row (column) of rounds.
+
+        The first panel is loaded as its first pass goes on, lest the other operand waits behind it.
+        """
         panels, passes = self.panels()
         step = Name("k")
 
-        def load(group: Expr) -> tuple[Node, ...]:
-            keeper, slot = self.keeper(group, step)
-            box, _ = self.transfer(Name("p") * passes, step, group)
-            free = SemaphoreRef("share_free", keeper.first, slot)
-            full = Signal(SemaphoreRef("share_full", DST, slot))
-            return (Instruction("load", (View("share", slot, (), keeper), box), waits=(free,), signals=(full,)),)
+        def load_panel(panel: Expr) -> Node:
+            def load(group: Expr) -> tuple[Node, ...]:
+                keeper, slot = self.keeper(group, step)
+                box, _ = self.transfer(panel * passes, step, group)
+                ahead = (SemaphoreRef("share_ahead", group, ZERO),) if panel == ZERO else ()
+                free = SemaphoreRef("share_free", keeper.first, slot)
+                full = Signal(SemaphoreRef("share_full", DST, slot))
+                view = View("share", slot, (), keeper)
+                return (Instruction("load", (view, box), waits=(free, *ahead), signals=(full,)),)
 
-        body = loop("p", panels, loop("k", self.grid.steps, *self.seat.each(load)))
-        return self.seat.section(self.queue, (body,))
+            return loop("k", self.grid.steps, *self.seat.each(load))
+
+        body = [load_panel(ZERO)]
+        if panels > 1:
+            body.append(Loop("p", Const(1), Const(panels), (load_panel(Name("p")),)))
+        return self.seat.section(self.queue, tuple(body))
 
     def pass_shares(self) -> Section:
         """From the tile that keeps a block to its row or column; the first pass waits for it, the last gives up."""
         panels, passes = self.panels()
-        step = Name("k")
+        middle = [Loop("r", Const(1), Const(passes - 1), (self.one_pass(Name("p"), Name("r")),))] if passes > 2 else []
 
-        def one_pass(round_: Expr, first: bool, last: bool) -> Node:
-            slot = (round_ * self.grid.steps + step) % self.grid.map.slots
+        def panel(number: Expr, *between: Node) -> tuple[Node, ...]:
+            return self.one_pass(number, ZERO), *between, self.one_pass(number, Const(passes - 1))
 
-            def copy(group: Expr) -> tuple[Node, ...]:
-                keeper, share = self.keeper(group, step)
-                target = self.tile(slot, self.grid.tiles_of(self.axis, group))
-                kept = SemaphoreRef("share_full", keeper.first, share)
-                given_up = Signal(SemaphoreRef("share_free", keeper.first, share), "read")
-                arrived = Signal(SemaphoreRef(f"{self.name}_full", DST, slot))
-                waits = (SemaphoreRef(f"{self.name}_free", group, slot), *((kept,) if first else ()))
-                signals = arrived, *((given_up,) if last else ())
-                return (Instruction("copy", (target, View("share", share, (), keeper)), (), waits, signals),)
+        first = [Loop("r", Const(1), Const(passes - 1), (self.one_pass(ZERO, Name("r")),))] if passes > 2 else []
+        body = panel(ZERO, *first)
+        if panels > 1:
+            body = *body, Loop("p", Const(1), Const(panels), panel(Name("p"), *middle))
+        return self.seat.section(PASS_QUEUE, body)
 
-            return loop("k", self.grid.steps, *self.seat.each(copy))
+    def one_pass(self, panel: Expr, number: Expr) -> Node:
+        """All steps of one of the rounds that a panel serves."""
+        passes, step = self.panels()[1], Name("k")
+        slot = ((panel * passes + number) * self.grid.steps + step) % self.grid.map.slots
 
-        start = Name("p") * passes
-        body = [one_pass(start, True, passes == 1)]
-        if passes > 2:
-            body.append(Loop("r", Const(1), Const(passes - 1), (one_pass(start + Name("r"), False, False),)))
-        if passes > 1:
-            body.append(one_pass(start + (passes - 1), False, True))
-        return self.seat.section(PASS_QUEUE, (loop("p", panels, *body),))
+        def copy(group: Expr) -> tuple[Node, ...]:
+            keeper, share = self.keeper(group, step)
+            target = self.tile(slot, self.grid.tiles_of(self.axis, group))
+            waits = [SemaphoreRef(f"{self.name}_free", group, slot)]
+            signals = [Signal(SemaphoreRef(f"{self.name}_full", DST, slot))]
+            if number == ZERO:
+                waits.append(SemaphoreRef("share_full", keeper.first, share))
+                if panel == ZERO:
+                    signals.append(Signal(SemaphoreRef("share_ahead", group, ZERO), "read"))
+            elif number == Const(passes - 1):
+                signals.append(Signal(SemaphoreRef("share_free", keeper.first, share), "read"))
+            views = target, View("share", share, (), keeper)
+            return (Instruction("copy", views, (), tuple(waits), tuple(signals)),)
+
+        return loop("k", self.grid.steps, *self.seat.each(copy))
 
 
 def dequantize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     """Stored B and its scales to factors, on the vector engine of each tile."""
     mapping, problem, count = grid.map, grid.problem, round_ * grid.steps + step
     slot, ready, number = count % mapping.slots, count % READY_SLOTS, Name("q")
-    scales = mapping.scales(problem)
-    part = Range(number * problem.group_k, Const(problem.group_k)) if scales > 1 else Range()
-    ranges = grid.b_order(part, Range()) if scales > 1 else ()
-    scale = View("b_scale_tile", slot * scales + number if scales > 1 else slot)
     waits = SemaphoreRef("b_full", TILE, slot), SemaphoreRef("b_used", TILE, ready)
     signals = (
         Signal(SemaphoreRef("b_free", grid.own_group("n"), slot), "read"),
         Signal(SemaphoreRef("b_ready", TILE, ready)),
     )
-    views = View("b_tile", ready, ranges), View("b_packed", slot, ranges), scale, 0.0
+    scales = mapping.scales(problem)
     if scales == 1:
+        views = View("b_tile", ready), View("b_packed", slot), View("b_scale_tile", slot), 0.0
         return (Instruction("dequantize", views, (), waits, signals),)
+    part = grid.b_ranges(Range(number * problem.group_k, Const(problem.group_k)), Range())
+    row = (Range(number, Const(1)), *(Range(),) * (len(part) - 1))
+    views = View("b_tile", ready, part), View("b_packed", slot, part), View("b_scale_tile", slot, row), 0.0
     body = loop("q", scales, Instruction("dequantize", views))
     return Instruction("sync", waits=waits), body, Instruction("sync", signals=signals)

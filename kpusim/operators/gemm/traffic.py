@@ -76,14 +76,17 @@ def _channels(mapping: Mapping, problem: Problem, machine: Machine) -> dict[str,
 
 def _spread(rows: int, pitch: float, window: float, machine: Machine) -> float:
     """Channels that so many rows, `pitch` bytes apart, keep busy with `window` bytes of each."""
-    hbm, block = machine.hbm, machine.hbm.interleave_bytes
+    channels, block = machine.hbm.channel_count, machine.hbm.interleave_bytes
     if pitch < block:
-        return min(hbm.channel_count, max(1.0, rows * pitch / block))
-    each = max(1.0, window / block)
-    if hbm.hash == "none":  # rows whose pitch is a multiple of the period start in the same channel
-        period = hbm.channel_count * block
-        rows = min(rows, period // gcd(int(pitch), period))
-    return min(hbm.channel_count, rows * each)
+        return min(channels, max(1.0, rows * pitch / block))
+    blocks, rest = divmod(int(pitch), block)
+    if not rest:  # rows begin in few channels: with a hash, one further after each stripe of all channels
+        stripes, inside = divmod(blocks, channels)
+        if machine.hbm.hash == "none":
+            rows = min(rows, channels // gcd(blocks, channels))
+        elif not inside:
+            rows = min(rows, channels // gcd(stripes, channels))
+    return min(channels, rows * max(1.0, window / block))
 
 
 def _fetched(down: tuple[int, int], across: tuple[int, int], bits: int, access: int) -> int:
