@@ -49,6 +49,7 @@ def test_a_row_of_one_array():
     folds, work = 4 * (32 + 32 + 64 - 2), 64**3 // 32**2
     assert folds <= found["row.cycles"] <= folds + 8
     assert found["row.matrix_utilisation"] == found["row.roofline_over_cycles"] == work / found["row.cycles"]
+    assert all(type(value) in (int, float) for value in found.values())
     assert found["row.traffic_over_bound"] == found["row.plain_equals_local"] == 1
     assert found["row.estimate_over_cycles"] == pytest.approx(1, abs=0.02)
 

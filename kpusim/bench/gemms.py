@@ -93,7 +93,7 @@ def measured(row: str, operator: Operator, machine: Machine) -> Pairs:
     yield f"{row}.roofline_over_cycles", max(compute, memory) / run.cycles
     yield f"{row}.traffic_over_bound", traffic_over_bound(operator, run)
     yield f"{row}.estimate_over_cycles", cost(lowered.mapping, operator.problem, machine).cycles / run.cycles
-    yield f"{row}.plain_equals_local", _equal(run, simulate(lowered.program, machine, plain=True))
+    yield f"{row}.plain_equals_local", int(_equal(run, simulate(lowered.program, machine, plain=True)))
 
 
 def _equal(run: Run, other: Run) -> bool:
