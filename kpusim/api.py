@@ -1,19 +1,21 @@
 """The Python API: what the command line does, as a few functions and values.
 
-    >>> import kpusim
-    >>> machine = kpusim.get_machine("kpu-tiny")
-    >>> gemm = kpusim.gemm(m=8, n=8, k=16)
-    >>> result = kpusim.run(gemm, machine)
-    >>> result.rows[0].shape
-    {'m': 8, 'n': 8, 'k': 16}
-    >>> result.cycles == 100 + result.rows[0].cycles  # the launch takes 100 cycles
-    True
-    >>> result.arrays()["busy"].shape  # operators, units
-    (1, 24)
-    >>> kpusim.verify(gemm, machine)[0].verdict.passed
-    True
-    >>> print(gemm.lower(machine).program.name)
-    gemm
+>>> import kpusim
+>>> machine = kpusim.get_machine("kpu-tiny")
+>>> gemm = kpusim.gemm(m=8, n=8, k=16)
+>>> result = kpusim.run(gemm, machine)
+>>> result.rows[0].shape
+{'m': 8, 'n': 8, 'k': 16}
+>>> result.cycles == 100 + result.rows[0].cycles  # the launch takes 100 cycles
+True
+>>> result.arrays()["busy"].shape  # operators, units
+(1, 24)
+>>> kpusim.verify(gemm, machine)[0].verdict.passed
+True
+>>> from attrs import evolve
+>>> one_tile = evolve(gemm.lower(machine).mapping, grid_m=1, grid_n=1)
+>>> kpusim.run(gemm, machine, mapping=one_tile).cycles > result.cycles
+True
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from kpusim.errors import UserError
 from kpusim.machine import Machine, load_machine
 from kpusim.operators import Operator, build_operator, make_operator
 from kpusim.plan import Plan, WorkloadFile, load_workload, operator_plan, plan_workload
@@ -56,7 +59,7 @@ def op(text: str) -> Operator:
 
 
 def gemm(**params: object) -> Operator:
-    """A GEMM: m, n, k, and as options dtype, out_dtype and transpose_b. Raises UserError."""
+    """A GEMM: m, n, k, and what else text such as "gemm(m=8, n=8, k=16, dtype=int8)" can say. Raises UserError."""
     return build_operator("gemm", params, "gemm")
 
 
@@ -108,18 +111,21 @@ class Result:
 
 
 def plans_of(
-    what: What, machine: Machine, symbols: Mapping[str, int | str] | None = None, runs: Sequence[str] = ()
-) -> tuple[tuple[Plan, ...], str, str]:
+    what: What, machine: Machine, symbols: Mapping[str, int | str] | None = None, runs: Sequence[str] = (),
+    mapping: Any = None,
+) -> tuple[tuple[Plan, ...], str, str]:  # fmt: skip
     """(plans, title, text) of an operator, an operator's text, or a workload or its file. Raises UserError."""
     if isinstance(what, str) and "(" in what:
         what = op(what)
     if isinstance(what, str | Path):
         what = load_workload(what)
     if isinstance(what, WorkloadFile):
+        if mapping is not None:
+            raise UserError("a mapping is forced on one operator, not on a workload", where=what.file.name)
         return plan_workload(what, machine, symbols, runs), what.workload.name, what.file.text
     sizes = ", ".join(f"{name}={size}" for name, size in what.dimensions.items())
     text = f"{what.family}({sizes})"
-    return (operator_plan(what, machine),), text, text
+    return (operator_plan(what, machine, mapping=mapping),), text, text
 
 
 def simulate_plans(
@@ -142,16 +148,24 @@ def simulate_plans(
 
 
 def run(
-    what: What, machine: Machine | str | Path = "kpu-datacenter", *, symbols: Mapping[str, int | str] | None = None,
-    runs: Sequence[str] = (), trace: str | Path | None = None, plain: bool = False, chunk_bytes: int = CHUNK_BYTES,
+    what: What,
+    machine: Machine | str | Path = "kpu-datacenter",
+    *,
+    symbols: Mapping[str, int | str] | None = None,
+    runs: Sequence[str] = (),
+    trace: str | Path | None = None,
+    plain: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+    mapping: Any = None,
 ) -> Result:
     """Simulate an operator ("gemm(m=2048, n=4096, k=4096)" as text will do) or a workload (file) on a machine.
 
     symbols, runs: as `plan_workload` takes them. trace: the HDF5 file to write. plain: every instruction an event.
-    chunk_bytes: what a DMA engine asks for at once. Raises UserError for bad input.
+    chunk_bytes: what a DMA engine asks for at once. mapping: forces one on an operator, a value as `Lowered.mapping`
+    or a TOML file of one. Raises UserError for bad input.
     """  # fmt: skip
     loaded = machine if isinstance(machine, Machine) else load_machine(machine)
-    plans, title, text = plans_of(what, loaded, symbols, runs)
+    plans, title, text = plans_of(what, loaded, symbols, runs, mapping)
     path = None if trace is None else Path(trace)
     return Result(tuple(simulate_plans(plans, title, text, Options(plain, chunk_bytes), path)), path)
 

@@ -46,7 +46,7 @@ def test_run_prints_table_bounds_and_what_opens_the_trace(kpusim, tmp_path):
 
 def test_run_json_has_the_documented_keys(kpusim):
     data = in_json(kpusim(*RUN, "--json", "--verify", "--explain", "--trace", "t.h5"))
-    assert data.keys() == {"machine", "trace", "runs", "verification", "explain"}
+    assert data.keys() == {"machine", "trace", "runs", "verification", "explain", "tried"}
     (run,) = data["runs"]
     assert run.keys() == {"name", "symbols", "operators", "total"}
     text = " ".join(kpusim("run", "--help").stdout.split())

@@ -15,6 +15,7 @@ from kpusim.cli.shells import COMPLETE, PROGRAM, Bash, Fish, Zsh
 from kpusim.machine import machine_names
 from kpusim.machine.keys import entries_of, machine_keys
 from kpusim.operators import FAMILIES
+from kpusim.plan import workload_names
 
 KEYS = {f"{each}=" for key in machine_keys().values() for each in entries_of(key) or (key.name,)}
 FILES = ("a.h5", "b.h5", "p.kasm", "p.npz", "m.toml", "notes.txt", ".hidden.h5", "sub/c.h5", "sub/n.toml")
@@ -59,7 +60,7 @@ def completed(*words, kind=ShellComplete):
         (("compare", "--set", "hbm.hash=none,r"), {"hbm.hash=none,rotate"}),
         (("run", "--op", ""), {f"{family}(" for family in FAMILIES}),
         (("compare", "--op", "ge"), {"gemm("}),
-        (("run", ""), {"tiny-mlp", "llama3-8b-layer", "llama3-8b-layer-barriers", "m.toml", "sub/"}),
+        (("run", ""), {*workload_names(), "m.toml", "sub/"}),
         (("lower", "tiny"), {"tiny-mlp"}),
         (("exec", ""), {"p.kasm", "p.npz", "sub/"}),
         (("asm", ""), {"p.kasm", "sub/"}),

@@ -7,7 +7,8 @@ from attrs import evolve
 from kpusim.engines.semaphore import span_key
 from kpusim.machine import load_machine
 from kpusim.operators import make_operator
-from kpusim.plan import operator_plan, parse_workload, plan_workload
+from kpusim.plan import load_workload, operator_plan, parse_workload, plan_workload, workload_names
+from kpusim.report.execute import verify_step
 from kpusim.simulate.releases import RowNumbers
 from kpusim.simulate.run import simulate
 from kpusim.simulate.shares import shares, top_stall, used_units
@@ -160,3 +161,26 @@ def test_shares_cover_only_units_that_the_program_uses():
     kind, cause, part = top_stall(result)
     assert (kind, cause) == ("matrix", "dma")
     assert 0 < part < 1
+
+
+SMALL = {"tokens": 6, "hidden": 64, "intermediate": 96, "heads": 4, "kv_heads": 1, "head_size": 16, "group": 32}
+
+
+@pytest.mark.parametrize("name", workload_names())
+def test_shipped_workloads_compute_the_right_numbers(name):
+    """All of their operators, with sizes that are small, on kpu-edge."""
+    loaded = load_workload(name)
+    symbols = {symbol: SMALL[symbol] for symbol in loaded.workload.symbols.keys() & SMALL.keys()}
+    (plan,) = plan_workload(loaded, load_machine("kpu-edge"), symbols)
+    steps = {step.label: step for step in plan.steps}
+    assert len(steps) == len(list(loaded.workload.entries()))
+    for step in steps.values():
+        assert all(found.verdict.passed for found in verify_step(step, plan)), step.label
+
+
+def test_experts_without_rows_are_not_read():
+    (plan,) = plan_workload(load_workload("moe-layer"), load_machine("kpu-edge"), {"hidden": 64, "intermediate": 96})
+    (run,) = run_plans((plan,))
+    read = {op.step.label: op.executed.run.counters["hbm.read_bytes"] for op in run.ops}
+    expert = 2 * 96 * 64 * 2  # bytes of gate and up; of 8 rows in proportion to 1/i two experts get none
+    assert 6 * expert <= read["gate_up-zipf"] < 7 * expert < 8 * expert <= read["gate_up"]

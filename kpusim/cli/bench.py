@@ -22,7 +22,8 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
     nothing else, measured in the same run (timeout.microseconds).
 
     \b
-    Groups: unit, gemm4096, gemm4096_folds, gemm4096_edge, trace, memory, array128, decode1, decode32.
+    Groups: unit, gemm4096, gemm4096_folds, gemm4096_edge, trace, memory, array128, decode1, decode32,
+    gemm_dtypes, gemm_dataflows, gemm_machines, gemm_forms.
 
     \b
     JSON: {key: number}:
@@ -35,12 +36,16 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
       array128.wall_seconds (1024 cubed on one 128x128 array: process start to trace written)
       decodeM.cycles (launch not included), .launch_cycles, .first_byte_cycles, .bytes_per_cycle (behind the first
         byte), .ideal_bytes_per_cycle (of a program that only reads), .bandwidth_over_ideal, .ideal_over_attainable
+      gemm_GROUP.ROW.cycles, .matrix_utilisation, .roofline_over_cycles (those of the higher bound: arrays, HBM),
+        .traffic_over_bound, .estimate_over_cycles (what the mapping was chosen by), .plain_equals_local (1: the modes
+        agree in everything); such as gemm_dtypes.fp8_e4m3, gemm_machines.kpu-edge_decode32, gemm_forms.grouped_zipf
 
     \b
     Example:
       kpusim bench --only gemm4096 --json
+      kpusim bench --only gemm_dtypes --only gemm_forms
     """
-    from kpusim.bench import GROUPS, TARGETS
+    from kpusim.bench import GROUPS, target_of
     from kpusim.errors import UserError
 
     for name in names:
@@ -59,7 +64,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
     rows = []
     for key, value in found.items():
-        target = TARGETS.get(key)
+        target = target_of(key)
         wanted = f"{'at least' if target.at_least else 'at most'} {number(target.limit)}" if target else ""
         rows.append((key, number(value), wanted, "" if target is None else "met" if target.met(value) else "MISSED"))
     print_table("Benchmark", ("measurement", "value", "target", ""), rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpusim.cli.complete import files, machine_lists, variant_sets, workloads
-from kpusim.cli.options import json_option, operator_option, symbol_option, symbol_values
+from kpusim.cli.options import json_option, mapping_option, operator_option, symbol_option, symbol_values
 from kpusim.cli.progress import progress
 from kpusim.cli.tables import print_table
 
@@ -34,6 +34,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @symbol_option
 @click.option("--run", "runs", multiple=True, metavar="NAME", help="Only this run of the workload. Repeatable.")
+@mapping_option
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes to simulate in.")
 @click.option(
     "--csv", "table", type=click.Path(path_type=Path), metavar="FILE.csv", help="Write the rows to a file, too.",
@@ -42,7 +43,7 @@ __all__ = ["command"]
 @json_option
 def command(
     workload: str | None, operator: str | None, machines: tuple[str, ...], sets: tuple[str, ...],
-    symbols: tuple[str, ...], runs: tuple[str, ...], jobs: int, table: Path | None, as_json: bool,
+    symbols: tuple[str, ...], runs: tuple[str, ...], mapping: Path | None, jobs: int, table: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Simulate a workload file, or one operator, on variants of machines: one row a variant (and run).
 
@@ -65,6 +66,8 @@ def command(
         raise click.UsageError("Give either a workload file or --op.")
     if operator is not None and (symbols or runs):
         raise click.UsageError("--symbol and --run belong to a workload file.")
+    if mapping is not None and operator is None:
+        raise click.UsageError("--mapping belongs to --op.")
     from attrs import asdict
 
     from kpusim.files import atomic_path
@@ -73,7 +76,7 @@ def command(
     names = [name.strip() for given in machines for name in given.split(",")]
     found = variants(names, sets)
     values = symbol_values(symbols)
-    tasks = [Task(variant, operator, workload or "", values, runs) for variant in found]
+    tasks = [Task(variant, operator, workload or "", values, runs, mapping) for variant in found]
     with ExitStack() as stack:
         part = None if table is None else stack.enter_context(atomic_path(table))
         with progress("simulating", len(tasks)) as begins:

@@ -12,6 +12,7 @@ from kpusim.cli.complete import files, workloads
 from kpusim.cli.options import (
     json_option,
     machine_option,
+    mapping_option,
     operator_option,
     set_option,
     symbol_option,
@@ -20,7 +21,8 @@ from kpusim.cli.options import (
 
 if TYPE_CHECKING:
     from kpusim.machine import Machine
-    from kpusim.operators import Lowered
+    from kpusim.operators import Lowered, Operator
+    from kpusim.operators.base import Layouts
 
 __all__ = ["command"]
 
@@ -36,58 +38,86 @@ __all__ = ["command"]
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.kasm", help="Default: print it.",
     shell_complete=files(".kasm"),
 )  # fmt: skip
-@click.option("--explain", is_flag=True, help="Say why the program looks as it does.")
+@mapping_option
+@click.option(
+    "--save-mapping", "saved", type=click.Path(path_type=Path), metavar="FILE.toml", shell_complete=files(".toml"),
+    help="Write the mapping that the program follows.",
+)  # fmt: skip
+@click.option("--folds", is_flag=True, help="One matmul for each fold of the array instead of one an SRAM tile.")
+@click.option("--explain", is_flag=True, help="Say why the program looks as it does, and what else was tried.")
 @json_option
 def command(
     workload: str | None, operator: str | None, machine: str, sets: tuple[str, ...], symbols: tuple[str, ...],
-    run: str | None, output: Path | None, explain: bool, as_json: bool,
+    run: str | None, output: Path | None, mapping: Path | None, saved: Path | None, folds: bool, explain: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Lower an operator, given as text or as WORKLOAD.toml#NAME, to a program's text. Edit it, and `kpusim exec` it.
 
-    JSON: program (its text, unless -o), output, choices: [{what, value, why}].
+    A mapping says how the work is spread over tiles and time: write the one that was chosen, edit it, force it.
+
+    \b
+    JSON: program (its text, unless -o), output, mapping: {name: value}, choices: [{what, value, why}],
+    tried: [{mapping, cycles, longest, hbm_bytes, why}], with estimated cycles, the fastest first.
 
     \b
     Examples:
       kpusim lower --op "gemm(m=2048, n=4096, k=4096)" --explain -o p.kasm
       kpusim lower "workloads/llama3-8b-layer.toml#qkv" --run prefill
+      kpusim lower --op "gemm(m=2048, n=4096, k=4096)" -o p.kasm --save-mapping mine.toml
+      kpusim lower --op "gemm(m=2048, n=4096, k=4096)" -o p.kasm --mapping mine.toml
     """
     if (workload is None) == (operator is None):
         raise click.UsageError("Give either WORKLOAD.toml#OPERATOR or --op.")
     from kpusim.files import write_text_atomic
     from kpusim.isa import disassemble
     from kpusim.machine import load_machine
+    from kpusim.operators import lower_as, mapping_toml
 
     loaded = load_machine(machine, sets)
-    name, lowered = _lowered(workload, operator, loaded, symbol_values(symbols), run)
+    name, found, layouts = _operator(workload, operator, loaded, symbol_values(symbols), run)
+    lowered = lower_as(found, loaded, layouts, mapping=mapping, fold_instructions=folds)
     text = disassemble(lowered.program)
     if output is not None:
         write_text_atomic(output, text)
+    if saved is not None:
+        write_text_atomic(saved, mapping_toml(lowered.mapping, " ".join([name, "on", loaded.name, *sets])))
     if as_json:
-        choices = [dict(zip(("what", "value", "why"), choice, strict=True)) for choice in lowered.choices]
-        data: dict[str, Any] = {} if output else {"program": text}
-        click.echo(json.dumps(data | {"output": output and str(output), "choices": choices}, indent=2))
+        click.echo(_json(lowered, None if output else text, output))
         return
     if output is None:
         click.echo(text, nl=False)
     else:
         click.echo(f"{output}: {len(text.splitlines())} lines; run it with: kpusim exec {output} -m {machine}")
+    if saved is not None:
+        click.echo(f"{saved}: its mapping; edit it, and force it with: --mapping {saved}", err=output is None)
     if explain:
-        from kpusim.report.table import print_choices
+        from kpusim.report.table import print_choices, print_tried
 
         print_choices(lowered, name, to_stderr=output is None)
+        print_tried(lowered, name, to_stderr=output is None)
 
 
-def _lowered(
+def _json(lowered: Lowered, text: str | None, output: Path | None) -> str:
+    from attrs import asdict
+
+    data: dict[str, Any] = {} if text is None else {"program": text}
+    data["output"] = output and str(output)
+    data["mapping"] = asdict(lowered.mapping)
+    data["choices"] = [dict(zip(("what", "value", "why"), choice, strict=True)) for choice in lowered.choices]
+    data["tried"] = [asdict(each) for each in lowered.tried]
+    return json.dumps(data, indent=2)
+
+
+def _operator(
     workload: str | None, operator: str | None, machine: Machine, symbols: dict[str, str], run: str | None
-) -> tuple[str, Lowered]:
-    """The name and the program of the operator that the arguments name. Raises UserError."""
+) -> tuple[str, Operator, Layouts]:
+    """Name, operator and layouts of its tensors, as the arguments say. Raises UserError."""
     from kpusim.errors import UserError
     from kpusim.operators import make_operator
     from kpusim.plan import load_workload, plan_workload
-    from kpusim.simulate.workload import lowered_for
 
     if operator is not None:
-        return operator, make_operator(operator).lower(machine)
+        return operator, make_operator(operator), {}
     assert workload is not None
     file, _, name = workload.partition("#")
     plan = plan_workload(load_workload(file), machine, symbols, [run] if run else [])[0]
@@ -95,4 +125,5 @@ def _lowered(
     if name not in steps:
         problem = "no such operator" if name else "which operator? (write WORKLOAD.toml#OPERATOR)"
         raise UserError(problem, where=file, found=name or None, allowed=list(steps))
-    return name, lowered_for(steps[name], plan)
+    step = steps[name]
+    return workload, step.operator, {port: standing.layout for port, standing in step.ports.items()}

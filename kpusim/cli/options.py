@@ -1,14 +1,17 @@
 """Options that several commands share."""
 
+from pathlib import Path
+
 import click
 
-from kpusim.cli.complete import machine_files, machine_sets, operators
+from kpusim.cli.complete import files, machine_files, machine_sets, operators
 
 __all__ = [
     "chunk_bytes",
     "chunk_option",
     "json_option",
     "machine_option",
+    "mapping_option",
     "operator_option",
     "plain_option",
     "set_option",
@@ -39,6 +42,13 @@ operator_option = click.option(
     metavar="OPERATOR",
     shell_complete=operators,
     help='One operator, such as "gemm(m=2048, n=4096, k=4096)".',
+)
+mapping_option = click.option(
+    "--mapping",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    shell_complete=files(".toml"),
+    help="Force the mapping in a file, as `kpusim lower --save-mapping` writes it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with the keys told above.")
 plain_option = click.option("--plain", is_flag=True, help="Make every instruction an event: slower, the same cycles.")

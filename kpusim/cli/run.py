@@ -16,6 +16,7 @@ from kpusim.cli.options import (
     chunk_option,
     json_option,
     machine_option,
+    mapping_option,
     operator_option,
     plain_option,
     set_option,
@@ -41,6 +42,7 @@ SLOW = 10**11  # multiply-accumulates that take about a minute on data
 @machine_option
 @set_option
 @symbol_option
+@mapping_option
 @click.option("--run", "runs", multiple=True, metavar="NAME", help="Only this run of the workload. Repeatable.")
 @click.option(
     "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Where to write the trace (HDF5).",
@@ -50,12 +52,12 @@ SLOW = 10**11  # multiply-accumulates that take about a minute on data
 @plain_option
 @chunk_option
 @click.option("--verify", is_flag=True, help="Execute the same programs on data; compare with a float64 reference.")
-@click.option("--explain", is_flag=True, help="Say why each program looks as it does.")
+@click.option("--explain", is_flag=True, help="Say why each program looks as it does, and what else was tried.")
 @json_option
 def command(
     workload: str | None, operator: str | None, machine: str, sets: tuple[str, ...], symbols: tuple[str, ...],
-    runs: tuple[str, ...], trace: Path | None, no_trace: bool, plain: bool, chunk: str, verify: bool, explain: bool,
-    as_json: bool,
+    mapping: Path | None, runs: tuple[str, ...], trace: Path | None, no_trace: bool, plain: bool, chunk: str,
+    verify: bool, explain: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Simulate a workload file, or one operator, on a machine.
 
@@ -71,7 +73,7 @@ def command(
     hbm_write_bytes, hbm_gbytes_per_second, roof_cycles, distance, launches, gap_cycles, peak_hbm_bytes,
     peak_hbm_padded_bytes, hbm_capacity_bytes}}]; with --verify also verification: [{operator, output, verdict:
     {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with --explain also explain:
-    {operator: [{what, value, why}]}.
+    {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest, hbm_bytes, why}]}, estimates.
 
     \b
     Examples:
@@ -79,6 +81,8 @@ def command(
       kpusim run workloads/llama3-8b-layer.toml --run prefill --symbol tokens=512
       kpusim run --op "gemm(m=2048, n=4096, k=4096)" --set hbm.stacks=8
       kpusim run --op "gemm(m=100, n=64, k=96)" -m kpu-edge --verify --no-trace
+      kpusim run --op "gemm(m=32, n=4096, k=4096, b_dtype=int4, scale_group=128)" --explain
+      kpusim run --op "gemm(m=2048, n=4096, k=4096)" --mapping mine.toml
     """
     if (workload is None) == (operator is None):
         raise click.UsageError("Give either a workload file or --op.")
@@ -86,6 +90,8 @@ def command(
         raise click.UsageError("--trace and --no-trace exclude each other.")
     if operator is not None and (symbols or runs):
         raise click.UsageError("--symbol and --run belong to a workload file.")
+    if mapping is not None and operator is None:
+        raise click.UsageError("--mapping belongs to --op.")
     from kpusim.api import Result, plans_of, simulate_plans
     from kpusim.machine import load_machine
     from kpusim.operators import make_operator
@@ -93,7 +99,7 @@ def command(
 
     options, loaded = Options(plain, chunk_bytes(chunk)), load_machine(machine, sets)
     what: Any = workload if operator is None else make_operator(operator)
-    plans, title, text = plans_of(what, loaded, symbol_values(symbols), runs)
+    plans, title, text = plans_of(what, loaded, symbol_values(symbols), runs, mapping)
     path = None if no_trace else trace or OUTPUT / _file_name(title, loaded.name)
     results: list[PlanRun] = []
     steps = sum(len(plan.steps) for plan in plans)
@@ -153,18 +159,20 @@ def _json(result: Any, verdicts: list[Verification], verify: bool, explain: bool
             name: [dict(zip(("what", "value", "why"), choice, strict=True)) for choice in lowered.choices]
             for name, lowered in _lowered(result).items()
         }
+        data["tried"] = {name: [asdict(each) for each in lowered.tried] for name, lowered in _lowered(result).items()}
     return json.dumps(data, indent=2)
 
 
 def _print(result: Any, verdicts: list[Verification], explain: bool) -> None:
     from attrs import asdict
 
-    from kpusim.report.table import print_choices, verdict_text
+    from kpusim.report.table import print_choices, print_tried, verdict_text
 
     result.table()
     if explain:
         for name, lowered in _lowered(result).items():
             print_choices(lowered, name)
+            print_tried(lowered, name)
     for found in verdicts:
         click.echo(verdict_text(asdict(found)))
     if result.trace is not None:

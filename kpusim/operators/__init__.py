@@ -1,6 +1,7 @@
 """Operators: one file or folder a family, found by name."""
 
 from kpusim.operators.base import Lowered, Operator, Port
+from kpusim.operators.mapping_file import lower_as, mapping_toml
 from kpusim.operators.registry import FAMILIES, build_operator, make_operator
 
-__all__ = ["FAMILIES", "Lowered", "Operator", "Port", "build_operator", "make_operator"]
+__all__ = ["FAMILIES", "Lowered", "Operator", "Port", "build_operator", "lower_as", "make_operator", "mapping_toml"]

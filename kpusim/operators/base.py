@@ -100,10 +100,13 @@ class Operator(Protocol):
     def io_bound_bytes(self, machine: Machine) -> int:
         """The least HBM traffic on that machine (design.md's bound), in bytes."""
 
-    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None) -> Lowered:
+    def lower(
+        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None, fold_instructions: bool = False
+    ) -> Lowered:
         """The program for tensors laid out as given, of the mapping given (by default the best that is found).
 
-        Raises UserError where the machine cannot run it at all, or not with this mapping.
+        fold_instructions: one matmul for each fold of the array instead of one an SRAM tile. Raises UserError where the
+        machine cannot run it at all, or not with this mapping.
         """
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:

@@ -77,8 +77,10 @@ class Given:
         """Every tensor once."""
         return self.compulsory_bytes
 
-    def lower(self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None) -> Lowered:
-        """The program itself. Raises UserError where the static check finds it wrong on that machine."""
+    def lower(
+        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None, fold_instructions: bool = False
+    ) -> Lowered:
+        """The program itself, as it is. Raises UserError where the static check finds it wrong on that machine."""
         check_program(self.program, limits_of(machine), self.source)
         return Lowered(self.program, ())
 

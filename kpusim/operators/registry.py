@@ -74,7 +74,11 @@ def _allowed(error: Exception) -> Any:
     args = error.args
     if isinstance(error, TypeError):
         return f"a value of type {args[2].__name__}"
-    return list(args[2]) if len(args) > 2 else str(error).partition("must be ")[2].partition(":")[0]
+    return (
+        [option or '""' for option in args[2]]
+        if len(args) > 2
+        else str(error).partition("must be ")[2].partition(":")[0]
+    )
 
 
 def _literal(node: ast.expr) -> object:

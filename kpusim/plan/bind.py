@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 from attrs import frozen
 
 from kpusim.errors import UserError
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators import FAMILIES, Operator, Port, build_operator
 from kpusim.plan.expression import evaluate
 from kpusim.plan.load import WorkloadFile
@@ -59,8 +60,8 @@ def bind(
 ) -> Bound:  # fmt: skip
     """The operator `spec` (at key `path`) with the sizes of the tensors at its ports.
 
-    The family's parameters without a default are its dimensions and come from the shapes; `dtype` and `out_dtype`,
-    where the options do not give them, from its first input and output. Raises UserError where anything disagrees.
+    The family's parameters without a default are its dimensions and come from the shapes; dtypes, where the options do
+    not give them, from the tensors (see `_dtypes`). Raises UserError where anything disagrees.
     """
     where = loaded.where(*path, "family")
     if spec.family not in FAMILIES:
@@ -68,26 +69,43 @@ def bind(
     fields = {field.name: field for field in attrs.fields(FAMILIES[spec.family])}
     dimensions = [name for name, field in fields.items() if field.default is attrs.NOTHING]
     options = dict(_options(loaded, path, spec, fields, dimensions, symbols))
-    where = loaded.where(*path, "options")
-    probe = build_operator(spec.family, options | dict.fromkeys(dimensions, 1), where, check=False)
-    ports = [port.name for port in probe.ports]
-    for name in spec.ports:
-        if name not in ports:
-            raise UserError("no such port", where=loaded.where(*path, "ports"), found=name, allowed=ports)
-    at = {port.name: _tensor_at(loaded, path, spec, port, probe, tensors) for port in probe.ports}
-    sizes = {axis: size for axis, size in _sizes(loaded, path, spec, probe, at).items() if axis in fields}
-    operator = build_operator(spec.family, _dtypes(fields, probe, at) | options | sizes, loaded.where(*path))
+    sizeless = _Sizeless(spec.family, fields, options | dict.fromkeys(dimensions, 1), loaded.where(*path, "options"))
+    dtypes = _dtypes(fields, sizeless.ports(), spec, tensors)
+    place, where = f"{loaded.file.line(path)}: {spec.name}", loaded.where(*path, "ports")
+    sizeless = attrs.evolve(sizeless, params={**dtypes, **sizeless.params}, where=place)
+    at = dict(_tensors(spec, sizeless, tensors, where))
+    _check_ranks(spec, sizeless, at, where)
+    sizes = {axis: size for axis, size in _sizes(spec, sizeless.ports(), at, options, where).items() if axis in fields}
+    operator = build_operator(spec.family, dtypes | options | sizes, place)
     for port in operator.ports:
         tensor = at[port.name]
-        if port.dtype != tensor.spec.dtype:
-            problem = f"port {port.name} of {spec.name} is {port.dtype}, but {tensor.name} is {tensor.spec.dtype}"
-            raise UserError(problem, where=loaded.where(*path, "ports"))
-        if port.shape != tensor.shape:
-            problem = (
-                f"port {port.name} of {spec.name} is {list(port.shape)}, but {tensor.name} is {list(tensor.shape)}"
-            )
-            raise UserError(problem, where=loaded.where(*path, "ports"))
+        for wanted, found in ((port.dtype, tensor.spec.dtype), (list(port.shape), list(tensor.shape))):
+            if wanted != found:
+                problem = f"port {port.name} of {spec.name} is {wanted}, but {tensor.name} is {found}"
+                raise UserError(problem, where=where)
     return Bound(spec, operator, at)
+
+
+@frozen
+class _Sizeless:
+    """An operator before its sizes are known: all dimensions in `params` are 1."""
+
+    family: str
+    fields: Mapping[str, Any]
+    params: Mapping[str, object]
+    where: str
+
+    def ports(self, **more: object) -> tuple[Port, ...]:
+        """Its ports, whose axes are right, with `more` params. Raises UserError for an impossible option."""
+        return build_operator(self.family, {**self.params, **more}, self.where, check=False).ports
+
+    def option_for(self, wanted: Callable[[tuple[Port, ...]], bool]) -> str:
+        """The option that is off and would give it ports as `wanted`; "" if none would."""
+        for name, field in self.fields.items():
+            on = {"int": 1, "bool": True}.get(field.type)
+            if on and not self.params.get(name) and wanted(self.ports(**{name: on})):
+                return name
+        return ""
 
 
 def _options(
@@ -105,50 +123,75 @@ def _options(
         yield name, evaluate(value, symbols, where) if numeric and isinstance(value, str) else value
 
 
-def _tensor_at(
-    loaded: WorkloadFile, path: tuple[Key, ...], spec: OperatorSpec, port: Port, probe: Operator,
-    tensors: Mapping[str, Shaped],
-) -> Shaped:  # fmt: skip
-    where = loaded.where(*path, "ports")
-    if port.name not in spec.ports:
-        names = ", ".join(f"{other.name} [{', '.join(other.axes)}]" for other in probe.ports)
-        raise UserError(f"{spec.name} has no tensor at port {port.name}", where=where, allowed=f"ports {names}")
-    name = spec.ports[port.name]
-    if name not in tensors:
-        raise UserError("unknown tensor", where=where, found=name, allowed=list(tensors))
-    tensor = tensors[name]
-    if len(tensor.shape) != len(port.axes):
-        problem = f"port {port.name} of {spec.name} is [{', '.join(port.axes)}], but {name} is {list(tensor.shape)}"
-        raise UserError(problem, where=where)
-    if port.role == "out" and tensor.spec.role in ("input", "weight"):
-        raise UserError(f"{spec.name} writes {name}, whose role is {tensor.spec.role}", where=where)
-    return tensor
+def _tensors(
+    spec: OperatorSpec, sizeless: _Sizeless, tensors: Mapping[str, Shaped], where: str
+) -> Iterator[tuple[str, Shaped]]:
+    """The tensor at each port. Raises UserError for a name that is unknown or missing, and for what is not written."""
+    ports = {port.name: port for port in sizeless.ports()}
+    for name in spec.ports:
+        if name not in ports:
+            option = sizeless.option_for(lambda found, name=name: name in [port.name for port in found])  # type: ignore[misc]
+            hint = f"option {option} makes it one" if option else None
+            raise UserError("no such port", where=where, found=name, allowed=list(ports), hint=hint)
+    for port in ports.values():
+        if port.name not in spec.ports:
+            names = ", ".join(f"{other.name} {_axes(other)}" for other in ports.values())
+            raise UserError(f"{spec.name} has no tensor at port {port.name}", where=where, allowed=f"ports {names}")
+        name = spec.ports[port.name]
+        if name not in tensors:
+            raise UserError("unknown tensor", where=where, found=name, allowed=list(tensors))
+        if port.role == "out" and tensors[name].spec.role in ("input", "weight"):
+            raise UserError(f"{spec.name} writes {name}, whose role is {tensors[name].spec.role}", where=where)
+        yield port.name, tensors[name]
+
+
+def _check_ranks(spec: OperatorSpec, sizeless: _Sizeless, at: Mapping[str, Shaped], where: str) -> None:
+    """Raises UserError for a tensor with more or fewer dimensions than its port."""
+
+    def misfits(ports: tuple[Port, ...]) -> Iterator[Port]:
+        return (port for port in ports if port.name in at and len(at[port.name].shape) != len(port.axes))
+
+    for port in misfits(sizeless.ports()):
+        tensor, option = at[port.name], sizeless.option_for(lambda ports: not any(misfits(ports)))
+        problem = f"port {port.name} of {spec.name} is {_axes(port)}, but {tensor.name} is {list(tensor.shape)}"
+        raise UserError(problem, where=where, hint=f"with option {option} all would fit" if option else None)
+
+
+def _axes(port: Port) -> str:
+    """A port's axes; * is one that follows from the others."""
+    return f"[{', '.join(axis or '*' for axis in port.axes)}]"
 
 
 def _sizes(
-    loaded: WorkloadFile, path: tuple[Key, ...], spec: OperatorSpec, probe: Operator, at: Mapping[str, Shaped]
+    spec: OperatorSpec, ports: tuple[Port, ...], at: Mapping[str, Shaped], options: Mapping[str, object], where: str
 ) -> dict[str, int]:
-    """The dimensions, on which all tensors must agree."""
-    sizes: dict[str, int] = {}
-    origin: dict[str, str] = {}
-    for port in probe.ports:
+    """The sizes of all axes, on which tensors and options must agree."""
+    sizes = {name: value for name, value in options.items() if type(value) is int}
+    origin = {name: f"{value} in its options" for name, value in sizes.items()}
+    for port in ports:
         tensor = at[port.name]
         for axis, size in zip(port.axes, tensor.shape, strict=True):
             if not axis:
                 continue  # follows from the others
-            here = f"{size} in {tensor.name} {list(tensor.shape)} at port {port.name} [{', '.join(port.axes)}]"
+            here = f"{size} in {tensor.name} {list(tensor.shape)} at port {port.name} {_axes(port)}"
             if sizes.setdefault(axis, size) != size:
-                problem = f"{axis} of {spec.name} is {origin[axis]}, but {here}"
-                raise UserError(problem, where=loaded.where(*path, "ports"))
+                raise UserError(f"{axis} of {spec.name} is {origin[axis]}, but {here}", where=where)
             origin.setdefault(axis, here)
     return sizes
 
 
-def _dtypes(fields: Mapping[str, Any], probe: Operator, at: Mapping[str, Shaped]) -> dict[str, object]:
-    """`dtype` and `out_dtype`, as far as the family has them, of its first input and output."""
-    found: dict[str, object] = {}
-    for field, role in (("dtype", "in"), ("out_dtype", "out")):
-        port = next((port for port in probe.ports if port.role == role), None)
-        if field in fields and port is not None:
-            found[field] = at[port.name].spec.dtype
-    return found
+def _dtypes(
+    fields: Mapping[str, Any], ports: tuple[Port, ...], spec: OperatorSpec, tensors: Mapping[str, Shaped]
+) -> dict[str, object]:
+    """The dtypes that a family has and the tensors tell.
+
+    `dtype` is that of its first input, `out_dtype` that of its first output, and `b_dtype` that of port b, where b is
+    another dtype in which weights can be stored.
+    """
+    at = {port.name: tensors[name] for port in ports if (name := spec.ports.get(port.name, "")) in tensors}
+    firsts = [next((port.name for port in ports if port.role == role), "") for role in ("in", "out")]
+    told = zip(("dtype", "out_dtype", "b_dtype"), (*firsts, "b"), strict=True)
+    found = {field: at[port].spec.dtype for field, port in told if field in fields and port in at}
+    if found.get("b_dtype") == found.get("dtype") or found.get("b_dtype") not in DTYPE_GROUPS["quantized"]:
+        found.pop("b_dtype", None)
+    return dict(found)

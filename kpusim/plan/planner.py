@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 
 from kpusim.errors import UserError
 from kpusim.isa.layout import DENSE, Layout
 from kpusim.machine import Machine
-from kpusim.operators import Lowered, Operator
+from kpusim.operators import Lowered, Operator, lower_as
 from kpusim.plan.bind import Bound, Shaped, bind, shapes
 from kpusim.plan.expression import evaluate, resolve_symbols
 from kpusim.plan.load import WorkloadFile
@@ -59,15 +60,16 @@ class Plan:
     memory: Memory
 
 
-def operator_plan(operator: Operator, machine: Machine, name: str | None = None) -> Plan:
+def operator_plan(operator: Operator, machine: Machine, name: str | None = None, mapping: Any = None) -> Plan:
     """One launch of one operator, called `name`, with its tensors laid out as its lowering has them.
 
-    Raises UserError if the operator cannot be lowered, or its tensors do not fit into the HBM.
+    mapping: as `lower_as` takes it. Raises UserError if the operator cannot be lowered, or its tensors do not fit
+    into the HBM.
     """
     name = name or operator.family
     for port in operator.ports:  # told before a lowering of such a size is tried
         place([Lifetime(port.name, DENSE.size_bytes(port.shape, port.dtype), 0, 0)], 1, machine, name)
-    lowered = operator.lower(machine)
+    lowered = lower_as(operator, machine, mapping=mapping)
     tensors = lowered.program.tensors
     lifetimes = [Lifetime(tensor.name, tensor.size_bytes, 0, 0) for tensor in tensors]
     memory = place(lifetimes, 1, machine, name)

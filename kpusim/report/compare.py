@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import TypeVar
 
 from attrs import evolve, field, frozen
@@ -41,20 +42,24 @@ class Variant:
 
 @frozen
 class Task:
-    """What to simulate on one variant: an operator's text, or a workload (file) with symbols and names of runs."""
+    """What to simulate on one variant: an operator's text, or a workload (file) with symbols and names of runs.
+
+    mapping: the file of one that is forced on the operator.
+    """
 
     variant: Variant
     operator: str | None = None
     workload: str = ""
     symbols: Mapping[str, str] = field(factory=dict)
     runs: tuple[str, ...] = ()
+    mapping: Path | None = None
 
     def plans(self) -> tuple[Plan, ...]:
         """What is to be simulated. Raises UserError, naming the variant where that is what is wrong."""
         if self.operator is not None:
             operator = make_operator(self.operator)
             with self.naming():
-                return (operator_plan(operator, self._machine()),)
+                return (operator_plan(operator, self._machine(), mapping=self.mapping),)
         workload = load_workload(self.workload)
         with self.naming():
             return plan_workload(workload, self._machine(), self.symbols, self.runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -14,12 +14,14 @@ from kpusim.operators import Lowered
 from kpusim.report.rows import Row, Total, rows_of, total_of
 from kpusim.simulate.workload import PlanRun
 
-__all__ = ["bytes_text", "number", "print_choices", "print_run", "print_table", "verdict_text"]
+__all__ = ["bytes_text", "number", "print_choices", "print_run", "print_table", "print_tried", "verdict_text"]
 
 COLUMNS = (
     "operator", "shape", "cycles", "us", "TFLOP/s", "matrix", "HBM bytes", "GB/s",
     "roof", "roof cycles", "x roof", "top stall",
 )  # fmt: skip
+TRIED_COLUMNS = 100  # of a terminal in which the table of mappings is readable
+MAPPING_COLUMNS = 42  # of these
 
 
 def print_run(run: PlanRun, console: Console | None = None) -> None:
@@ -94,6 +96,34 @@ def print_choices(lowered: Lowered, title: str, *, to_stderr: bool = False) -> N
     """Print why a program looks as it does."""
     console = Console(highlight=False, stderr=to_stderr)
     print_table(f"How {title} is lowered", ("what", "value", "why"), lowered.choices, console)
+
+
+def print_tried(lowered: Lowered, title: str, *, to_stderr: bool = False) -> None:
+    """Print which mappings were weighed, in 100 columns where the terminal has no more."""
+    if not lowered.tried:
+        return
+    table = _table(f"Mappings tried for {title}; cycles are estimates")
+    for name in ("mapping", "cycles", "longest", "HBM bytes", "why"):
+        justify: Literal["left", "right"] = "right" if name in ("cycles", "HBM bytes") else "left"
+        table.add_column(name, justify=justify, no_wrap=name != "why")
+    for each in lowered.tried:
+        cells = _folded(each.mapping), f"{each.cycles:,}", each.longest, bytes_text(each.hbm_bytes), each.why
+        table.add_row(*map(Text, cells))
+    console = Console(highlight=False, stderr=to_stderr)
+    console.width = max(console.width, TRIED_COLUMNS)
+    console.print(table)
+
+
+def _folded(text: str) -> str:
+    """`text` in lines of MAPPING_COLUMNS, broken at its commas only."""
+    lines = [""]
+    for part in text.split(", "):
+        joined = f"{lines[-1]}, {part}" if lines[-1] else part
+        if len(joined) <= MAPPING_COLUMNS or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return ",\n".join(lines)
 
 
 def verdict_text(found: Mapping[str, Any]) -> str:
