@@ -32,7 +32,7 @@ LAYOUTS = [{}, {"a": Layout((8, 16)), "out": Layout((5, 3))}, {"b": Layout((4, 8
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(plain_gemms(48), st.sampled_from(VARIANTS), FLAG, st.sampled_from(LAYOUTS), st.data())
 def test_every_mapping_that_is_weighed_is_right(gemm, changes, fold, layouts, data):
     machine = variant(changes)

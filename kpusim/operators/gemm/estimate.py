@@ -152,7 +152,7 @@ class _Estimate:
         unpack = self.dequantize()
         vector = self.rounds * (self.adds() + strips * strip + self.depth * unpack)
         matrix = self.rounds * ((self.depth - 1) * occupancy + timer(rows, columns, last)[0])
-        if self.map.accumulators == 1:
+        if self.map.accumulators == 1 or self.map.grid_k > 1:  # partial sums have one place only
             matrix += (self.rounds - 1) * (drain + joined + strips * strip)
         return matrix, vector, occupancy + unpack, drain + joined + strip
 
@@ -211,7 +211,7 @@ class _Estimate:
         blocks = [(planes * n, size) for n, size in zip(self.active(), (self.a_step, self.b_step), strict=True)]
         asked = [self.share(count) * self.transfer(size) for count, size in blocks]
         total = sum(
-            count * size * min(self.map.slots, self.steps, ceil_div(max(asked), each))
+            count * size * min(self.map.slots, self.steps, ceil_div(max(asked), max(each, 1)))
             for (count, size), each in zip(blocks, asked, strict=True)
         )
         return int(total / self.rate)

@@ -31,7 +31,10 @@ def load_vectors(grid: Grid, seat: Seat, round_: Expr) -> tuple[Node, ...]:
     def load(group: Expr) -> tuple[Node, ...]:
         plane, place = grid.side("n", group)
         ranges = grid.within(grid.entry(round_, plane), (Range(grid.column(round_, place)),), grouped=True)
-        free, full = SemaphoreRef("vectors_free", group, slot), Signal(SemaphoreRef("vectors_full", DST, slot))
+        free, full = (
+            SemaphoreRef("vectors_free", group // grid.map.grid_k, slot),
+            Signal(SemaphoreRef("vectors_full", DST, slot)),
+        )
         loads = tuple(
             Instruction(
                 "load",
@@ -43,8 +46,8 @@ def load_vectors(grid: Grid, seat: Seat, round_: Expr) -> tuple[Node, ...]:
         )
         if grid.map.grid_k == 1:
             return loads
-        finishing = Const(grid.map.grid_batch * grid.map.grid_n) - group
-        return (Loop("v", ZERO, minimum(1, finishing), loads),)
+        others = minimum(1, group % grid.map.grid_k)  # 0 where the group's tiles finish results
+        return (Loop("v", others, Const(1), loads),)
 
     return seat.each(load)
 
@@ -55,28 +58,22 @@ def reduce(grid: Grid, machine: Machine) -> Section:
     acc = round_ % grid.map.accumulators
     number = Name("x")
 
-    def copy(tile: Expr) -> tuple[Node, ...]:
-        source = tile + (number + 1) * grid.map.base_tiles
+    def copy(base: Expr) -> tuple[Node, ...]:
+        tile = grid.base_tile(base)
+        source = tile + number + 1
         plane, row, column = grid.plane_of(tile), grid.row_of(tile), grid.column_of(tile)
         ranges = (
             _part_of(grid.height(round_, plane, row), grid.map.block_m),
             _part_of(grid.width(round_, column), grid.map.block_n),
         )
-        return (
-            Instruction(
-                "copy",
-                (
-                    _view("partial", number, *ranges, tiles=TileSet(tile)),
-                    _view("acc", acc, *ranges, tiles=TileSet(source)),
-                ),
-                (),
-                (SemaphoreRef("acc_full", source, acc), SemaphoreRef("partial_free", tile, number)),
-                (
-                    Signal(SemaphoreRef("partial_full", DST, number)),
-                    Signal(SemaphoreRef("acc_free", source, acc), "read"),
-                ),
-            ),
+        target = _view("partial", number, *ranges, tiles=TileSet(tile))
+        waits = SemaphoreRef("acc_full", source, acc), SemaphoreRef("partial_free", tile, number)
+        signals = (
+            Signal(SemaphoreRef("partial_full", DST, number)),
+            Signal(SemaphoreRef("acc_free", source, acc), "read"),
         )
+        views = target, _view("acc", acc, *ranges, tiles=TileSet(source))
+        return (Instruction("copy", views, (), waits, signals),)
 
     body = loop("w", grid.rounds, loop("x", grid.map.grid_k - 1, *seat.each(copy)))
     return seat.section(PASS_QUEUE, (body,))
@@ -84,9 +81,9 @@ def reduce(grid: Grid, machine: Machine) -> Section:
 
 def vector_sections(grid: Grid) -> list[Section]:
     """The vector engines: B dequantised a few steps ahead of the epilogue of the round before."""
-    base, tiles, round_, step = grid.map.base_tiles, grid.map.tiles, Name("w"), Name("k")
+    parts, round_, step = grid.map.grid_k, Name("w"), Name("k")
     if not grid.problem.quantized:
-        return [grid.tile_section("vector", 0, base, loop("w", grid.rounds, *epilogue(grid, round_)))]
+        return [grid.tile_section("vector", 0, parts, loop("w", grid.rounds, *epilogue(grid, round_)))]
     ahead = min(READY_SLOTS, grid.steps)  # more would wait for the epilogue that follows
     left = Const(grid.rounds) - round_  # 0 in the last turn, which has only the epilogue
 
@@ -95,11 +92,9 @@ def vector_sections(grid: Grid) -> list[Section]:
 
     before = Loop("e", ZERO, minimum(1, round_), epilogue(grid, round_ - 1))
     rest = [steps(ahead, grid.steps)] if ahead < grid.steps else []
-    sections = [grid.tile_section("vector", 0, base, loop("w", grid.rounds + 1, steps(0, ahead), before, *rest))]
-    if base < tiles:
-        turns = loop("w", grid.rounds, loop("k", grid.steps, *dequantize(grid, round_, step)))
-        sections.append(grid.tile_section("vector", base, tiles, turns))
-    return sections
+    finishing = loop("w", grid.rounds + 1, steps(0, ahead), before, *rest)
+    others = loop("w", grid.rounds, loop("k", grid.steps, *dequantize(grid, round_, step)))
+    return [grid.tile_section("vector", part, parts, others if part else finishing) for part in range(parts)]
 
 
 def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
@@ -108,7 +103,7 @@ def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
     full = [SemaphoreRef("acc_full", TILE, acc), *([SemaphoreRef("vectors_full", TILE, round_ % 2)] if vectors else [])]
     free = [Signal(SemaphoreRef("acc_free", TILE, acc))]
     if vectors:
-        free.append(Signal(SemaphoreRef("vectors_free", grid.own_group("n"), round_ % 2), "read"))
+        free.append(Signal(SemaphoreRef("vectors_free", grid.own_group("n") // grid.map.grid_k, round_ % 2), "read"))
     strips = loop("t", grid.map.strips, *_strip(grid, round_, Name("t")))
     added = [loop("x", grid.map.grid_k - 1, _add_partial(grid, round_))] if grid.map.grid_k > 1 else []
     return Instruction("sync", waits=tuple(full)), *added, strips, Instruction("sync", signals=tuple(free))
@@ -162,23 +157,24 @@ def store(grid: Grid, machine: Machine) -> Section:
     """Strips to HBM, by the engine nearest to the tile; strips of the residual the other way, two ahead."""
     seat = Seat(grid.map.base_tiles, machine.dma_engines, 0)
     total, number = grid.rounds * grid.map.strips, Name("t")
-    if not grid.problem.epilogue.residual:
-        if grid.map.strips == 1:
-            body: Node = loop("w", grid.rounds, *seat.each(lambda tile: (_store(grid, Name("w"), ZERO, tile),)))
-            return seat.section(STORE_QUEUE, (body,))
-        inner = loop("t", grid.map.strips, *seat.each(lambda tile: (_store(grid, Name("w"), number, tile),)))
-        return seat.section(STORE_QUEUE, (loop("w", grid.rounds, inner),))
 
-    def stores(tile: Expr) -> tuple[Node, ...]:
-        return (_store(grid, number // grid.map.strips, number % grid.map.strips, tile),)
+    def stored(round_: Expr, strip: Expr) -> tuple[Node, ...]:
+        return seat.each(lambda base: (_store(grid, round_, strip, grid.base_tile(base)),))
+
+    if not grid.problem.epilogue.residual:
+        round_ = Name("w")
+        several = grid.map.strips > 1
+        strips = (loop("t", grid.map.strips, *stored(round_, number)),) if several else stored(round_, ZERO)
+        return seat.section(STORE_QUEUE, (loop("w", grid.rounds, *strips),))
 
     def loads(count: Expr) -> tuple[Node, ...]:
         round_, strip = count // grid.map.strips, count % grid.map.strips
-        return seat.each(lambda tile: (_load_residual(grid, round_, strip, tile),))
+        return seat.each(lambda base: (_load_residual(grid, round_, strip, grid.base_tile(base)),))
 
     first = loop("t", min(2, total), *loads(number))
     ahead = Loop("r", ZERO, minimum(1, Const(total - 2) - number), loads(number + 2))
-    return seat.section(STORE_QUEUE, (first, loop("t", total, *seat.each(stores), ahead)))
+    turns = stored(number // grid.map.strips, number % grid.map.strips)
+    return seat.section(STORE_QUEUE, (first, loop("t", total, *turns, ahead)))
 
 
 def _strip_in_hbm(grid: Grid, round_: Expr, strip: Expr, tile: Expr, buffer: str) -> tuple[Box, View]:

@@ -21,8 +21,9 @@ T = TypeVar("T")
 class Grid:
     """The index arithmetic of one mapping of one problem.
 
-    Tiles are numbered by part of K, then by band of rows worked on at once (a *plane* is one of either), grid row and
-    grid column. A *lane* is a band of `grid_m` * `block_m` rows of one entry.
+    Tiles are numbered by band of rows worked on at once, grid row, grid column, and part of K: those whose sums are
+    added up are neighbours. A *plane* is the grid of one band and one part of K; a *lane* a band of `grid_m` *
+    `block_m` rows of one entry.
     """
 
     problem: Problem
@@ -48,40 +49,48 @@ class Grid:
 
     def row_of(self, tile: Expr) -> Expr:
         """Grid row of a tile."""
-        return self._wrapped(tile // self.map.grid_n, self.map.grid_m)
+        row = tile // (self.map.grid_n * self.map.grid_k)
+        return row % self.map.grid_m if self.map.grid_batch > 1 else row
 
     def column_of(self, tile: Expr) -> Expr:
         """Grid column of a tile."""
-        return self._wrapped(tile, self.map.grid_n, self.map.tiles)
+        column = tile // self.map.grid_k
+        return column % self.map.grid_n if self.map.grid_m * self.map.grid_batch > 1 else column
 
     def plane_of(self, tile: Expr) -> Expr:
-        """Plane of a tile."""
-        return tile // (self.map.grid_m * self.map.grid_n) if self.planes > 1 else Const(0)
-
-    def _wrapped(self, number: Expr, count: int, of: int = 0) -> Expr:
-        """`number % count`, or without where there are no more than `count` of them."""
-        more = (of or count * self.planes) > count
-        return number % count if more else number
+        """Plane of a tile: by band, then by part of K."""
+        band = tile // (self.map.tiles // self.map.grid_batch) if self.map.grid_batch > 1 else Const(0)
+        return band * self.map.grid_k + tile % self.map.grid_k
 
     def side(self, axis: str, group: Expr) -> tuple[Expr, Expr]:
-        """(plane, grid row or column) of a group of tiles that get the same block of A ("m") or of B ("n")."""
-        size = self.map.grid_m if axis == "m" else self.map.grid_n
-        if self.planes == 1:
-            return Const(0), group
-        return group // size, group % size
+        """(plane, grid row or column) of a group of tiles that get the same block of A ("m") or of B ("n").
+
+        Groups are numbered as tiles are: by band, grid row or column, and part of K.
+        """
+        size, parts = (self.map.grid_m if axis == "m" else self.map.grid_n), self.map.grid_k
+        places = group // parts
+        if self.map.grid_batch == 1:
+            return group % parts, places
+        return places // size * parts + group % parts, places % size
 
     def tiles_of(self, axis: str, group: Expr) -> TileSet:
         """The tiles of such a group."""
-        grid_m, grid_n = self.map.grid_m, self.map.grid_n
+        grid_m, grid_n, parts = self.map.grid_m, self.map.grid_n, self.map.grid_k
+        plane, place = self.side(axis, group)
+        band = plane // parts if self.map.grid_batch > 1 else Const(0)
         if axis == "m":
-            return TileSet(group * grid_n, Const(grid_n))
-        plane, column = self.side("n", group)
-        return TileSet(plane * (grid_m * grid_n) + column, Const(grid_m), grid_n)
+            return TileSet((band * grid_m + place) * (grid_n * parts) + group % parts, Const(grid_n), parts)
+        return TileSet((band * (grid_m * grid_n) + place) * parts + group % parts, Const(grid_m), grid_n * parts)
+
+    def base_tile(self, number: Expr) -> Expr:
+        """The number-th of the tiles that finish results."""
+        return number * self.map.grid_k
 
     def own_group(self, axis: str) -> Expr:
         """The group of the executing tile."""
         plane, row, column = self.place
-        return plane * self.map.grid_m + row if axis == "m" else plane * self.map.grid_n + column
+        size, place = (self.map.grid_m, row) if axis == "m" else (self.map.grid_n, column)
+        return (plane // self.map.grid_k * size + place) * self.map.grid_k + plane % self.map.grid_k
 
     # Rounds ---------------------------------------------------------------------------------------------------------
 
@@ -96,8 +105,8 @@ class Grid:
         return round_ // along_m if self.map.resident == "b" else round_ % along_n
 
     def _lane(self, round_: Expr, plane: Expr) -> Expr:
-        count = self.map.grid_batch
-        return self._down(round_) * count + (plane % count if self.map.grid_k > 1 else plane)
+        band = plane // self.map.grid_k if self.map.grid_batch > 1 else Const(0)
+        return self._down(round_) * self.map.grid_batch + band
 
     @property
     def _band(self) -> int:
@@ -142,7 +151,7 @@ class Grid:
 
     def along_k(self, plane: Expr, step: Expr) -> Expr:
         """First element along K of a step."""
-        part = plane // self.map.grid_batch if self.map.grid_k > 1 else Const(0)
+        part = plane % self.map.grid_k
         return (part * self.steps + step) * self.map.block_k
 
     def depth(self, plane: Expr, step: Expr) -> Expr:
@@ -188,10 +197,12 @@ class Grid:
         has = bool(self.problem.batch) or (grouped and bool(self.problem.groups))
         return (Range(entry), *ranges) if has else ranges
 
-    def tile_section(self, unit: str, first: int, last: int, *body: Node) -> Section:
-        """A section of the tiles first..last, in which i, j and p are its grid row, grid column and plane."""
+    def tile_section(self, unit: str, first: int, step: int, *body: Node) -> Section:
+        """A section of the tiles first, first + step, ... in which i, j and p are grid row, grid column and plane."""
         lets = [("i", self.row_of(TILE)), ("j", self.column_of(TILE)), ("p", self.plane_of(TILE))]
-        return Section(unit, first, last, lets=tuple(lets[: 3 if self.planes > 1 else 2]), body=body)
+        used = tuple(lets[: 3 if self.planes > 1 else 2])
+        last = first + (self.map.tiles - first - 1) // step * step + 1
+        return Section(unit, first, last, step, lets=used, body=body)
 
     @property
     def place(self) -> tuple[Expr, Expr, Expr]:

@@ -94,7 +94,7 @@ def _buffers(grid: Grid) -> tuple[Buffer, ...]:
 
 def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     mapping, problem = grid.map, grid.problem
-    tiles, base, slots = mapping.tiles, mapping.base_tiles, mapping.slots
+    tiles, slots = mapping.tiles, mapping.slots
 
     def pair(name: str, instances: int, count: int) -> list[Semaphore]:
         return [Semaphore(f"{name}_full", instances, count), Semaphore(f"{name}_free", instances, count, 1)]
@@ -112,13 +112,13 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
         found += [*pair("share", tiles, mapping.shares(problem)), Semaphore("share_ahead", groups, 1, slots)]
     found += pair("acc", tiles, mapping.accumulators)
     if mapping.grid_k > 1:
-        found += pair("partial", base, mapping.grid_k - 1)
+        found += pair("partial", tiles, mapping.grid_k - 1)
     if problem.epilogue.vectors:
         columns = mapping.grid_batch * mapping.grid_n
-        found += [Semaphore("vectors_full", base, 2), Semaphore("vectors_free", columns, 2, 1, mapping.grid_m)]
+        found += [Semaphore("vectors_full", tiles, 2), Semaphore("vectors_free", columns, 2, 1, mapping.grid_m)]
     if problem.epilogue.residual:
-        found.append(Semaphore("residual_full", base, 2))
-    return (*found, *pair("strip", base, 2))
+        found.append(Semaphore("residual_full", tiles, 2))
+    return (*found, *pair("strip", tiles, 2))
 
 
 def _sections(grid: Grid, machine: Machine, folds: bool) -> list[Section]:
@@ -163,7 +163,7 @@ def _multiply(grid: Grid, machine: Machine, folds: bool) -> Section:
         loop("k", grid.steps, *block),
         Instruction("sync", signals=(Signal(SemaphoreRef("acc_full", TILE, acc)),)),
     )
-    return grid.tile_section("matrix", 0, mapping.tiles, body)
+    return grid.tile_section("matrix", 0, 1, body)
 
 
 Slot = tuple[str, Expr]
