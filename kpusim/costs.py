@@ -132,7 +132,7 @@ def _depth(machine: Machine, dtype: str) -> int:
 
 def _no_matmul(machine: Machine, dtype: str) -> UserError:
     allowed = machine.matrix.macs_per_cell
-    return UserError("the matrix engine cannot multiply this dtype", found=dtype, allowed=allowed)
+    return UserError("the matrix engine cannot multiply this dtype", where=machine.name, found=dtype, allowed=allowed)
 
 
 def matmul_cycles(machine: Machine, m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> tuple[int, int]:

@@ -166,7 +166,9 @@ def test_splitting_never_beats_the_roofline(m, n, k):
 
 def test_unknown_dtypes_and_classes():
     machine = load_machine("kpu-tiny")
-    with pytest.raises(UserError, match="cannot multiply this dtype; found 'int4'; allowed: bf16"):
+    with pytest.raises(
+        UserError, match="^kpu-tiny: the matrix engine cannot multiply this dtype; found 'int4'; allowed: bf16"
+    ):
         matmul_timer(machine, "int4")
     with pytest.raises(UserError, match="cannot multiply this dtype"):
         compute_bound_cycles(machine, 1, "int4")

@@ -86,6 +86,11 @@ def test_binary(name, data, shape, a_dtype, b_dtype, out_dtype):
     close(result.ravel(), [BINARY[name](float(x), float(y)) for x, y in pairs], out_dtype)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_number_beyond_fp32_is_infinite():
+    assert [scalar(number).data.item() for number in (1e300, -1e300, 3e38)] == [math.inf, -math.inf, np.float32(3e38)]
+
+
 @given(data=st.data(), rows=st.integers(1, 4), columns=st.integers(1, 4), number=st.integers(-4, 4))
 def test_operands_broadcast(data, rows, columns, number):
     a, b = make(data, "fp32", (rows, columns)), make(data, "fp32", (rows, 1))

@@ -112,7 +112,7 @@ def _execute(given: Given, machine: Machine, seed: int, expected: Any) -> dict[s
             "std": float(wide.std()), "crc32": crc32(np.ascontiguousarray(values).view(np.uint8).tobytes()),
         }  # fmt: skip
     if expected is not None:
-        found["verification"] = [asdict(each) for each in judge(program.name, expected, inputs, outputs)]
+        found["verification"] = [asdict(each) for each in judge(program, program.name, expected, inputs, outputs)]
     return found
 
 

@@ -27,7 +27,8 @@ Results = tuple[Array, ...]
 def scalar(value: int | float) -> Operand:
     """A number in an instruction: int32 or fp32. Raises ValueError for an integer beyond int32."""
     if isinstance(value, float):
-        return Operand("fp32", np.asarray(value, np.float32))
+        with np.errstate(over="ignore"):  # what is beyond fp32 is infinite
+            return Operand("fp32", np.asarray(value, np.float32))
     low, high = integer_range("int32")
     if not low <= value <= high:
         raise ValueError(f"{value} is no int32")

@@ -41,13 +41,11 @@ def execute(
     return inputs, executor.outputs()
 
 
-def judge(name: str, operator: Operator, inputs: dict[str, Array], outputs: dict[str, Array]) -> list[Verification]:
-    """A verdict for each output of `operator`. Raises UserError where the tensors are not the operator's."""
-    for port in operator.ports:
-        values = (inputs if port.role == "in" else outputs).get(port.name)
-        found = None if values is None else values.shape
-        if found != port.shape:
-            raise UserError(f"{operator.family} has another {port.name}", found=found, allowed=str(port.shape))
+def judge(
+    program: Program, name: str, operator: Operator, inputs: dict[str, Array], outputs: dict[str, Array]
+) -> list[Verification]:
+    """A verdict for each output of `operator`. Raises UserError where the program's tensors are not the operator's."""
+    _check_tensors(program, operator)
     reference, bound = operator.reference(inputs), operator.error_bound(inputs)
     verdicts = {
         port.name: compare(
@@ -59,9 +57,24 @@ def judge(name: str, operator: Operator, inputs: dict[str, Array], outputs: dict
     return [Verification(name, output, verdict) for output, verdict in verdicts.items()]
 
 
+def _check_tensors(program: Program, operator: Operator) -> None:
+    tensors = {tensor.name: tensor for tensor in program.tensors}
+    for port in operator.ports:
+        tensor, wanted = tensors.pop(port.name, None), f"{port.dtype} {list(port.shape)} {port.role}"
+        if tensor is None:
+            raise UserError(f"{operator.family} has a tensor {port.name}, the program has none", allowed=wanted)
+        role = "out" if tensor.role == "inout" and port.role == "out" else tensor.role  # it may read what it wrote
+        found = f"{tensor.dtype} {list(tensor.shape)} {role}"
+        if found != wanted:
+            raise UserError(f"{operator.family} has another {port.name}", found=found, allowed=wanted)
+    unknown = [tensor.name for tensor in tensors.values() if tensor.role == "in"]
+    if unknown:
+        raise UserError(f"the program reads what {operator.family} does not have", found=", ".join(unknown))
+
+
 def verify_step(step: Step, plan: Plan) -> list[Verification]:
     """Executes a step on inputs of its tensors' seeds; a verdict for each output. Raises as `execute`."""
     program = lowered_for(step, plan).program
     seeds = {port: standing.seed for port, standing in step.ports.items()}
     addresses = [step.ports[tensor.name].address for tensor in program.tensors]
-    return judge(step.label, step.operator, *execute(program, plan.machine, seeds, addresses))
+    return judge(program, step.label, step.operator, *execute(program, plan.machine, seeds, addresses))
