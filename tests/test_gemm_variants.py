@@ -124,7 +124,7 @@ def test_a_wrong_operand_is_more_than_the_tolerance(name, change):
     ("gemm(m=1, n=1, k=1, out_dtype=int32, dtype=int8, bias=true)", "allowed: dtype=int8 and no epilogue"),
     ("gemm(m=1, n=3, k=1, b_dtype=int4)", "a row of int4 ends within a byte; found 'n=3'; allowed: multiples of 2"),
     ("gemm(m=1, n=3, k=6, b_dtype=int2, transpose_b=true)", "found 'k=6'; allowed: multiples of 4"),
-    ("gemm(m=1, n=1, k=1, b_dtype=int3)", "found 'int3'; allowed: , fp8_e4m3, fp8_e5m2, int8, int4, int2"),
+    ("gemm(m=1, n=1, k=1, b_dtype=int3)", "found 'int3'; allowed: \"\", fp8_e4m3, fp8_e5m2, int8, int4, int2"),
     ("gemm(m=1, n=1, k=1, activation=gleu)", "did you mean 'gelu'?"),
     ("gemm(m=1, n=1, k=1, batch=-1)", "impossible batch of gemm; found -1; allowed: >= 0"),
     ("grouped_gemm(groups=2, m=4, n=1, k=1, rows='1 2')", "add up to 3'; allowed: 2 that add up to m = 4"),
