@@ -81,6 +81,11 @@ def test_scales_of_quantised_weights():
     assert gemm.reference({"a": a, "b": b, "b_scale": scale})["out"] == pytest.approx(np.array(expected))
 
 
+def test_scale_groups_of_any_size_are_lowered():
+    execute(Gemm(4, 32, 80, b_dtype="int8", scale_group=48), preset(TINY))
+    execute(Gemm(4, 8, 120, b_dtype="int4", scale_group=20, transpose_b=True), preset(TINY))
+
+
 def test_groups_have_rows_and_weights_of_their_own():
     rng = np.random.default_rng(2)
     gemm = GroupedGemm(3, 5, 4, 6, rows="2 0 3", bias=True, dtype="fp32", out_dtype="fp32")
@@ -126,6 +131,9 @@ def test_a_wrong_operand_is_more_than_the_tolerance(name, change):
     ("gemm(m=1, n=3, k=6, b_dtype=int2, transpose_b=true)", "found 'k=6'; allowed: multiples of 4"),
     ("gemm(m=1, n=1, k=1, b_dtype=int3)", "found 'int3'; allowed: \"\", fp8_e4m3, fp8_e5m2, int8, int4, int2"),
     ("gemm(m=1, n=1, k=1, activation=gleu)", "did you mean 'gelu'?"),
+    ("gemm(m=1, n=1, k=1, alpha=1e39)", "impossible alpha of gemm; found 1e+39; allowed: a number that fp32 holds"),
+    ("gemm(m=1, n=1, k=1, batch=5000)", "impossible batch of gemm; found 5000; allowed: <= 4096"),
+    ("grouped_gemm(groups=5000, m=1, n=1, k=1)", "impossible groups of grouped_gemm; found 5000; allowed: <= 4096"),
     ("gemm(m=1, n=1, k=1, batch=-1)", "impossible batch of gemm; found -1; allowed: >= 0"),
     ("grouped_gemm(groups=2, m=4, n=1, k=1, rows='1 2')", "add up to 3'; allowed: 2 that add up to m = 4"),
     ("grouped_gemm(groups=2, m=4, n=1, k=1, rows='some')", 'impossible rows; found \'some\'; allowed: "even", "zipf '),

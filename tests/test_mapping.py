@@ -168,6 +168,12 @@ def test_resident_operands_need_a_fourth_queue():
         Gemm(32, 32, 32).lower(variant("dma.queues=3"), mapping=Mapping(2, 2, 8, 8, 8, resident="a"))
 
 
+def test_a_forced_mapping_is_told_as_such():
+    lowered = Gemm(32, 32, 32).lower(preset(TINY), mapping=Mapping(2, 2, 8, 8, 8))
+    assert [each.why for each in lowered.tried] == ["forced"]
+    assert ("weighed", "nothing", "it is forced") in lowered.choices
+
+
 def test_what_was_tried_is_told():
     lowered = Gemm(512, 1024, 1024).lower(preset(EDGE))
     assert [each.cycles for each in lowered.tried] == sorted(each.cycles for each in lowered.tried)

@@ -25,6 +25,7 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
     kept = {"": "A and B are read as often as rounds need them", "a": "A is read once", "b": "B is read once"}
     steps = f"{mapping.steps(problem)} steps a round, {mapping.slots} slots for each of A and B"
     longest = f"{_longest(estimate)} takes longest: {estimate.parts[_longest(estimate)]}"
+    formulas = "by the closed cycle formulas"
     layout = ", ".join(f"{tensor.name} {tensor.layout}" for tensor in program.tensors)
     return (
         ("tile grid", f"{mapping.grid_m} x {mapping.grid_n}", spread),
@@ -37,7 +38,7 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
         ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
         ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"{estimate.hbm} cycles"),
         ("estimate", f"{estimate.cycles} cycles", longest),
-        ("weighed", f"{len(found.weighed)} mappings", "by the closed cycle formulas"),
+        ("weighed", *(("nothing", "it is forced") if found.forced else (f"{len(found.weighed)} mappings", formulas))),
     )
 
 
@@ -73,6 +74,8 @@ def _text(mapping: Mapping) -> str:
 def _why(mapping: Mapping, cost: Cost, problem: Problem, found: Found) -> str:
     """Why this mapping, or why the other one."""
     chosen, best = found.cost, found.weighed[0][1]
+    if found.forced:
+        return "forced"
     if mapping == found.mapping:
         slower = cost.cycles / best.cycles - 1
         return "chosen" if not slower else f"chosen: {slower:.1%} slower than the fastest, and simpler"

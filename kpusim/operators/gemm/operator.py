@@ -24,6 +24,8 @@ from kpusim.operators.gemm.problem import ACTIVATIONS, Epilogue, Problem, ports
 __all__ = ["Gemm", "GroupedGemm"]
 
 Wide = npt.NDArray[np.float64]
+FP32_MAX = (2 - 2.0**-23) * 2.0**127  # IEEE 754 binary32
+ENTRIES = 4096  # entries of a batch, or groups: their lanes are tables of the program, or loops over them
 OUT_DTYPES = ("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "int32")
 
 
@@ -35,8 +37,10 @@ def whole(_: object, attribute: Attribute[int], value: object) -> None:
 
 def number(_: object, attribute: Attribute[float], value: object) -> None:
     """Validates a finite int or float."""
-    if type(value) not in (int, float) or not isfinite(value):  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
         raise TypeError(f"{attribute.name} must be a number", attribute, float, value)
+    if abs(value) > FP32_MAX:
+        raise ValueError(f"{attribute.name} must be a number that fp32 holds: {value}")
 
 
 positive = [whole, validators.ge(1)]
@@ -182,7 +186,7 @@ class Gemm(Matmul):
     m: int = field(validator=positive)
     n: int = field(validator=positive)
     k: int = field(validator=positive)
-    batch: int = field(default=0, validator=count, kw_only=True)
+    batch: int = field(default=0, validator=[*count, validators.le(ENTRIES)], kw_only=True)
 
     @property
     def dimensions(self) -> Mapping[str, int]:
@@ -205,7 +209,7 @@ class GroupedGemm(Matmul):
 
     family: ClassVar[str] = "grouped_gemm"
 
-    groups: int = field(validator=positive)
+    groups: int = field(validator=[*positive, validators.le(ENTRIES)])
     m: int = field(validator=positive)
     n: int = field(validator=positive)
     k: int = field(validator=positive)

@@ -25,11 +25,12 @@ SHORTEST = 8  # step along K, elements
 
 @frozen
 class Found:
-    """A mapping, its estimated cost, and all that were weighed, the fastest first."""
+    """A mapping, its estimated cost, and all that were weighed, the fastest first. forced: none but it was."""
 
     mapping: Mapping
     cost: Cost
     weighed: tuple[tuple[Mapping, Cost], ...]
+    forced: bool = False
 
 
 Outline = tuple[int, int, int, int, int, int]
@@ -59,7 +60,7 @@ def check_mapping(mapping: Mapping, problem: Problem, machine: Machine) -> Found
     for problem_found, found, allowed in _contradictions(mapping, problem, machine):
         raise UserError(f"this mapping cannot run: {problem_found}", where=machine.name, found=found, allowed=allowed)
     estimate = cost(mapping, problem, machine)
-    return Found(mapping, estimate, ((mapping, estimate),))
+    return Found(mapping, estimate, ((mapping, estimate),), forced=True)
 
 
 def _contradictions(mapping: Mapping, problem: Problem, machine: Machine) -> Iterator[tuple[str, object, str]]:
@@ -222,10 +223,12 @@ def _blocks(extent: int, array: int) -> list[int]:
 
 
 def _k_blocks(problem: Problem, grid_k: int, least: int) -> list[int]:
-    """Steps along K, longest first: all of a part of K, and powers of two times `least`."""
-    part = ceil_div(problem.k, grid_k)
-    packed = _whole_bytes(part, problem)
-    return [packed, *(size for size in (least << i for i in range(6, -1, -1)) if size < packed)]
+    """Steps along K, longest first: all of a part of K, powers of two times `least`, and of whole scale groups."""
+    part = _whole_bytes(ceil_div(problem.k, grid_k), problem)
+    sizes = {least << i for i in range(7)}
+    if problem.quantized and problem.group_k < problem.k:
+        sizes |= {_whole_bytes(problem.group_k << i, problem) for i in range(5)}
+    return [part, *sorted((size for size in sizes if size < part), reverse=True)]
 
 
 def _choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> tuple[Mapping, Cost]:
