@@ -179,3 +179,24 @@ def test_explain_tells_what_was_tried(command, name):
     for each in tried:
         grid, cycles = each["mapping"].partition(",")[0], f"{each['cycles']:,}"
         assert any(row[0].strip().startswith(grid) and cycles in map(str.strip, row) for row in rows)
+
+
+@pytest.mark.parametrize("words", [
+    ["lower", "--op", "gemm(m=8, n=8, k=8)", "-o", "x.toml", "--mapping", "x.toml"],
+    ["lower", "--op", "gemm(m=8, n=8, k=8)", "-o", "x.toml", "--save-mapping", "x.toml"],
+    ["run", "--op", "gemm(m=8, n=8, k=8)", "--mapping", "x.toml", "--trace", "./x.toml"],
+    ["exec", "x.toml", "--trace", "x.toml"],
+    ["trace", "export", "x.toml", "-o", "x.toml"],
+])  # fmt: skip
+def test_no_output_replaces_another_file_of_the_command(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text("mine", encoding="utf-8")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "x.toml is another file of this command: give the output another name." in done.output
+    assert (tmp_path / "x.toml").read_text(encoding="utf-8") == "mine"
+
+
+def test_symbols_and_runs_belong_to_workloads():
+    done = CliRunner().invoke(main, ["lower", "--op", "gemm(m=8, n=8, k=8)", "--run", "x"])
+    assert done.exit_code == 2 and "--symbol and --run belong to a workload file." in done.output

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpusim.cli.complete import files, operators
-from kpusim.cli.options import chunk_bytes, chunk_option, json_option, machine_option, plain_option, set_option
+from kpusim.cli.options import chunk_bytes, chunk_option, json_option, keep, machine_option, plain_option, set_option
 from kpusim.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def command(
     """
     if reference is not None and not data:
         raise click.UsageError("--reference needs --data.")
+    keep(trace, file)
     from kpusim.api import Result, simulate_plans
     from kpusim.isa import disassemble
     from kpusim.machine import load_machine

@@ -11,6 +11,7 @@ import click
 from kpusim.cli.complete import files, workloads
 from kpusim.cli.options import (
     json_option,
+    keep,
     machine_option,
     mapping_option,
     operator_option,
@@ -68,6 +69,9 @@ def command(
     """
     if (workload is None) == (operator is None):
         raise click.UsageError("Give either WORKLOAD.toml#OPERATOR or --op.")
+    if operator is not None and (symbols or run):
+        raise click.UsageError("--symbol and --run belong to a workload file.")
+    keep(output, mapping, saved)
     from kpusim.files import write_text_atomic
     from kpusim.isa import disassemble
     from kpusim.machine import load_machine

@@ -10,6 +10,7 @@ __all__ = [
     "chunk_bytes",
     "chunk_option",
     "json_option",
+    "keep",
     "machine_option",
     "mapping_option",
     "operator_option",
@@ -93,3 +94,10 @@ def symbol_values(symbols: tuple[str, ...]) -> dict[str, str]:
             raise UserError("not a symbol with its value", where=f"--symbol {symbol}", allowed="such as tokens=512")
         values[name.strip()] = value.strip()
     return values
+
+
+def keep(output: Path | None, *others: Path | str | None) -> None:
+    """Raises a usage error where `output` is one of the other files of a command: it would be lost."""
+    for other in others:
+        if output is not None and other is not None and output.resolve() == Path(other).resolve():
+            raise click.UsageError(f"{output} is another file of this command: give the output another name.")

@@ -15,6 +15,7 @@ from kpusim.cli.options import (
     chunk_bytes,
     chunk_option,
     json_option,
+    keep,
     machine_option,
     mapping_option,
     operator_option,
@@ -88,6 +89,7 @@ def command(
         raise click.UsageError("Give either a workload file or --op.")
     if trace is not None and no_trace:
         raise click.UsageError("--trace and --no-trace exclude each other.")
+    keep(trace, mapping, workload)
     if operator is not None and (symbols or runs):
         raise click.UsageError("--symbol and --run belong to a workload file.")
     if mapping is not None and operator is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpusim.cli.complete import files
+from kpusim.cli.options import keep
 from kpusim.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ def export(file: Path, output: Path, as_json: bool) -> None:
     Example:
       kpusim trace export run.h5 -o run.json.gz
     """
+    keep(output, file)
     from kpusim.trace.export import export_perfetto
     from kpusim.trace.reader import open_trace
 
