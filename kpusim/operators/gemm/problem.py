@@ -57,6 +57,16 @@ class Problem:
         return len(self.groups) or max(self.batch, 1)
 
     @property
+    def longest(self) -> int:
+        """Rows of the largest entry."""
+        return max(self.groups) if self.groups else self.m
+
+    @property
+    def packed(self) -> int:
+        """Elements of B as it is stored that share a byte; 1 for none."""
+        return max(8 // DTYPE_BITS[self.stored_dtype], 1)
+
+    @property
     def quantized(self) -> bool:
         """Whether B is dequantised on the vector engine."""
         return self.b_dtype not in ("", self.dtype)

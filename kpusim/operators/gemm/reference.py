@@ -12,31 +12,42 @@ from kpusim.dtypes import gamma, greatest, smallest, unit_roundoff
 from kpusim.operators.base import Array
 from kpusim.operators.gemm.problem import Problem
 
-__all__ = ["evaluate"]
+__all__ = ["error_bound", "reference"]
 
 Wide = npt.NDArray[np.float64]
 STEEPEST = 1.13  # greatest slope of the activations: GELU's, 1.1290 at x = sqrt(2)
 ROUNDINGS = 16  # at most so many, in fp32, of an activation's value: no chain of `epilogue.chain` is as long
 
 
-def evaluate(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
-    """(results, bound of the error before they are rounded to the output's dtype), shape of the output."""
-    return _finished(problem, *_sums(problem, inputs), inputs)
+def reference(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
+    """The results."""
+    return _finished(problem, _product(*_factors(problem, inputs), problem.groups), np.zeros(()), inputs)[0]
 
 
-def _sums(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
-    """(a @ b, bound): gamma_k * |a| |b|, of which B has two roundings more where it is dequantised."""
+def error_bound(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
+    """How far fp32 may be off before the results are rounded to the output's dtype.
+
+    gamma_k * |a| |b|, of which B has two roundings more where it is dequantised, carried through the epilogue.
+    """
+    a, b = _factors(problem, inputs)
+    sums = _product(a, b, problem.groups)
+    if problem.accumulator == "int32":
+        return _finished(problem, sums, np.zeros_like(sums), inputs)[1]
+    error = gamma(problem.k, "fp32")
+    if problem.quantized:
+        error = (1 + error) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
+    bound = error * _product(np.abs(a), np.abs(b), problem.groups) + problem.k * smallest("fp32")
+    return _finished(problem, sums, bound, inputs)[1]
+
+
+def _factors(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+    """(a, b), neither transposed, b with its scales."""
     a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
     a, b = (a.swapaxes(-1, -2) if problem.transpose_a else a), (b.swapaxes(-1, -2) if problem.transpose_b else b)
-    error = gamma(problem.k, "fp32")
     if problem.quantized:
         scale = np.repeat(inputs["b_scale"].astype(np.float64), problem.group_k, axis=-2)
         b = b * scale[..., : problem.k, :]
-        error = (1 + error) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
-    sums = _product(a, b, problem.groups)
-    if problem.accumulator == "int32":
-        return sums, np.zeros_like(sums)
-    return sums, error * _product(np.abs(a), np.abs(b), problem.groups) + problem.k * smallest("fp32")
+    return a, b
 
 
 def _product(a: Wide, b: Wide, groups: tuple[int, ...]) -> Wide:
