@@ -14,7 +14,7 @@ from kpusim.operators import make_operator
 from kpusim.operators.gemm import Gemm
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.search import mappings, search
-from kpusim.operators.gemm.traffic import hbm_bytes
+from kpusim.operators.gemm.traffic import traffic
 from kpusim.simulate.run import simulate
 
 RUNNERS_UP = 20
@@ -45,7 +45,7 @@ def test_traffic_is_the_closed_form_where_runs_are_whole_accesses(gemm, data):
     assume(found)
     mapping = data.draw(st.sampled_from(found))
     run = simulate(gemm.lower(tiny, mapping=mapping).program, tiny)
-    assert moved(run) == hbm_bytes(mapping, problem, access)
+    assert moved(run) == sum(traffic(mapping, problem, access).values())
 
 
 @pytest.mark.parametrize(("name", "text"), [

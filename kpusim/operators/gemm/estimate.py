@@ -184,8 +184,7 @@ class _Estimate:
 
     def active(self) -> tuple[int, int]:
         """Grid rows and columns that have something to do in the first round."""
-        longest = max(self.problem.groups) if self.problem.groups else self.problem.m
-        rows = min(self.map.grid_m, ceil_div(longest, self.map.block_m))
+        rows = min(self.map.grid_m, ceil_div(self.problem.longest, self.map.block_m))
         return rows, min(self.map.grid_n, ceil_div(self.problem.n, self.map.block_n))
 
     def loads(self) -> tuple[int, int]:

@@ -24,6 +24,12 @@ def _part_of(length: Expr, whole: int) -> Range:
     return Range() if length == Const(whole) else Range(ZERO, length)
 
 
+def _existing(grid: Grid, round_: Expr, plane: Expr, row: Expr, column: Expr) -> tuple[Range, Range]:
+    """The part of a tile's block of results that exists."""
+    height, width = grid.height(round_, plane, row), grid.width(round_, column)
+    return _part_of(height, grid.map.block_m), _part_of(width, grid.map.block_n)
+
+
 def load_vectors(grid: Grid, seat: Seat, round_: Expr) -> tuple[Node, ...]:
     """Column scales and bias of a round, each to all tiles of a grid column that finish results; `seat`: of B."""
     names, slot = grid.problem.epilogue.vectors, round_ % 2
@@ -31,10 +37,8 @@ def load_vectors(grid: Grid, seat: Seat, round_: Expr) -> tuple[Node, ...]:
     def load(group: Expr) -> tuple[Node, ...]:
         plane, place = grid.side("n", group)
         ranges = grid.within(grid.entry(round_, plane), (Range(grid.column(round_, place)),), grouped=True)
-        free, full = (
-            SemaphoreRef("vectors_free", group // grid.map.grid_k, slot),
-            Signal(SemaphoreRef("vectors_full", DST, slot)),
-        )
+        free = SemaphoreRef("vectors_free", group // grid.map.grid_k, slot)
+        full = Signal(SemaphoreRef("vectors_full", DST, slot))
         loads = tuple(
             Instruction(
                 "load",
@@ -61,11 +65,7 @@ def reduce(grid: Grid, machine: Machine) -> Section:
     def copy(base: Expr) -> tuple[Node, ...]:
         tile = grid.base_tile(base)
         source = tile + number + 1
-        plane, row, column = grid.plane_of(tile), grid.row_of(tile), grid.column_of(tile)
-        ranges = (
-            _part_of(grid.height(round_, plane, row), grid.map.block_m),
-            _part_of(grid.width(round_, column), grid.map.block_n),
-        )
+        ranges = _existing(grid, round_, grid.plane_of(tile), grid.row_of(tile), grid.column_of(tile))
         target = _view("partial", number, *ranges, tiles=TileSet(tile))
         waits = SemaphoreRef("acc_full", source, acc), SemaphoreRef("partial_free", tile, number)
         signals = (
@@ -110,12 +110,7 @@ def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
 
 
 def _add_partial(grid: Grid, round_: Expr) -> Instruction:
-    plane, i, j = grid.place
-    number = Name("x")
-    ranges = (
-        _part_of(grid.height(round_, plane, i), grid.map.block_m),
-        _part_of(grid.width(round_, j), grid.map.block_n),
-    )
+    number, ranges = Name("x"), _existing(grid, round_, *grid.place)
     acc = _view("acc", round_ % grid.map.accumulators, *ranges)
     return Instruction(
         "add",

@@ -25,15 +25,13 @@ from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
 from kpusim.operators.gemm.explain import choices, tried
 from kpusim.operators.gemm.finish import load_vectors, reduce, store, vector_sections
 from kpusim.operators.gemm.grid import TILE, Grid
-from kpusim.operators.gemm.mapping import READY_SLOTS, Mapping
+from kpusim.operators.gemm.mapping import READY_SLOTS, SRAM_ALIGNMENT, Mapping
 from kpusim.operators.gemm.problem import Problem, ports
 from kpusim.operators.gemm.search import check_mapping, search
 from kpusim.operators.gemm.seats import ZERO, Seat, loop, part, parts
 from kpusim.operators.gemm.streams import Stream, seat_of_columns
 
 __all__ = ["lower"]
-
-SRAM_ALIGNMENT = 64  # bytes
 
 
 def lower(

@@ -22,9 +22,10 @@ from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.gemm.epilogue import temporaries
 from kpusim.operators.gemm.problem import Problem
 
-__all__ = ["ACCUMULATOR_BYTES", "READY_SLOTS", "Mapping"]
+__all__ = ["ACCUMULATOR_BYTES", "READY_SLOTS", "SRAM_ALIGNMENT", "Mapping"]
 
 ACCUMULATOR_BYTES = 4
+SRAM_ALIGNMENT = 64  # bytes
 READY_SLOTS = 2  # of dequantised B
 STRIP_ELEMENTS = 16384  # results that one epilogue and one store handle at most: large blocks overlap the two
 
@@ -119,6 +120,6 @@ class Mapping:
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile."""
         return sum(
-            ceil_div(slots * ceil_div(prod(shape) * DTYPE_BITS[dtype], 8), 64) * 64
+            ceil_div(slots * ceil_div(prod(shape) * DTYPE_BITS[dtype], 8), SRAM_ALIGNMENT) * SRAM_ALIGNMENT
             for dtype, slots, shape in self.buffers(problem).values()
         )

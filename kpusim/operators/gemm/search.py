@@ -12,7 +12,7 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
 from kpusim.operators.gemm.estimate import Cost, cost
-from kpusim.operators.gemm.mapping import Mapping
+from kpusim.operators.gemm.mapping import ACCUMULATOR_BYTES, Mapping
 from kpusim.operators.gemm.problem import Problem
 
 __all__ = ["QUEUES", "Found", "check_mapping", "mappings", "search"]
@@ -114,7 +114,7 @@ def _outlines(problem: Problem, machine: Machine, fold: dict[str, int]) -> list[
     timer = matmul_timer(machine, problem.dtype)
     outlines: list[tuple[int, int, Outline]] = []
     for grid_batch, grid_k, grid_m, grid_n in _grids(problem, machine):
-        for block_m in _blocks(ceil_div(_longest(problem), grid_m), fold["m"]):
+        for block_m in _blocks(ceil_div(problem.longest, grid_m), fold["m"]):
             for block_n in _blocks(ceil_div(problem.n, grid_n), fold["n"]):
                 outline = grid_batch, grid_k, grid_m, grid_n, block_m, _whole_bytes(block_n, problem)
                 if _mapping(outline, shallowest).sram_bytes(problem) <= machine.sram.capacity_bytes:
@@ -128,15 +128,9 @@ def _mapping(outline: Outline, block_k: int, slots: int = 2, accumulators: int =
     return Mapping(grid_m, grid_n, block_m, block_n, block_k, slots, accumulators, resident, grid_batch, grid_k)
 
 
-def _longest(problem: Problem) -> int:
-    """Rows of the largest entry."""
-    return max(problem.groups) if problem.groups else problem.m
-
-
 def _whole_bytes(size: int, problem: Problem) -> int:
     """`size` rounded up so that a row of packed data ends with a whole byte."""
-    packed = max(8 // DTYPE_BITS[problem.stored_dtype], 1)
-    return ceil_div(size, packed) * packed
+    return ceil_div(size, problem.packed) * problem.packed
 
 
 def _outline_cost(outline: Outline, problem: Problem, machine: Machine, work: Timer) -> tuple[int, int]:
@@ -144,7 +138,7 @@ def _outline_cost(outline: Outline, problem: Problem, machine: Machine, work: Ti
     _, grid_k, grid_m, grid_n, block_m, block_n = outline
     rounds_m, rounds_n = _mapping(outline, problem.k).rounds(problem)
     share = problem.a_bytes(block_m * ceil_div(problem.k, grid_n))
-    kept = share + block_m * block_n * 4 <= machine.sram.capacity_bytes
+    kept = share + block_m * block_n * ACCUMULATOR_BYTES <= machine.sram.capacity_bytes
     a = problem.a_bytes(max(problem.batch, 1) * problem.m * problem.k) * (1 if kept else rounds_n)
     b = problem.b_bytes(problem.n * problem.k) * problem.lanes(grid_m * block_m)
     return rounds_m * rounds_n * work(block_m, block_n, ceil_div(problem.k, grid_k))[0], a + b
@@ -189,7 +183,7 @@ def _residents(outline: Outline, problem: Problem, machine: Machine) -> list[str
 
 def _grids(problem: Problem, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
     """(grid_batch, grid_k, grid_m, grid_n): powers of two, but for N, which gets all tiles that are left."""
-    tiles, longest = machine.tiles.count, _longest(problem)
+    tiles, longest = machine.tiles.count, problem.longest
     cells = machine.matrix.rows * machine.matrix.columns
     for grid_batch in _powers(min(problem.entries, tiles)):
         for grid_k in _powers(_parts_of_k(problem, tiles // grid_batch, cells) if machine.dma.queues > QUEUES else 1):

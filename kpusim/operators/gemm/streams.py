@@ -149,15 +149,15 @@ class Stream:
     def pass_shares(self) -> Section:
         """From the tile that keeps a block to its row or column; the first pass waits for it, the last gives up."""
         panels, passes = self.panels()
-        middle = [Loop("r", Const(1), Const(passes - 1), (self.one_pass(Name("p"), Name("r")),))] if passes > 2 else []
 
-        def panel(number: Expr, *between: Node) -> tuple[Node, ...]:
-            return self.one_pass(number, ZERO), *between, self.one_pass(number, Const(passes - 1))
+        def pass_panel(number: Expr) -> tuple[Node, ...]:
+            between = Loop("r", Const(1), Const(passes - 1), (self.one_pass(number, Name("r")),))
+            middle = (between,) if passes > 2 else ()
+            return self.one_pass(number, ZERO), *middle, self.one_pass(number, Const(passes - 1))
 
-        first = [Loop("r", Const(1), Const(passes - 1), (self.one_pass(ZERO, Name("r")),))] if passes > 2 else []
-        body = panel(ZERO, *first)
+        body = pass_panel(ZERO)
         if panels > 1:
-            body = *body, Loop("p", Const(1), Const(panels), panel(Name("p"), *middle))
+            body = *body, Loop("p", Const(1), Const(panels), pass_panel(Name("p")))
         return self.seat.section(PASS_QUEUE, body)
 
     def one_pass(self, panel: Expr, number: Expr) -> Node:

@@ -10,12 +10,7 @@ from kpusim.machine import Machine
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
 
-__all__ = ["hbm_bytes", "hbm_cycles", "row_openings", "traffic"]
-
-
-def hbm_bytes(mapping: Mapping, problem: Problem, access: int) -> int:
-    """HBM traffic in whole accesses, of which a run that starts or ends within one takes all."""
-    return sum(traffic(mapping, problem, access).values())
+__all__ = ["hbm_cycles", "row_openings", "traffic"]
 
 
 def traffic(mapping: Mapping, problem: Problem, access: int) -> dict[str, int]:
