@@ -244,7 +244,7 @@ def test_bad_input_is_one_message_and_exit_2(kpusim, tmp_path, args, message):
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):
-    operator = ["--op", "gemm(m=2048, n=2048, k=2048)", "-m", "kpu-edge", "--plain", "--trace", "t.h5"]
+    operator = ["--op", "gemm(m=8192, n=8192, k=8192)", "-m", "kpu-edge", "--plain", "--trace", "t.h5"]
     code = f"from kpusim.cli import main; main(['run', *{operator}])"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for _ in range(400):
