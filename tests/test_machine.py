@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from kpusim.errors import UserError
 from kpusim.machine import changed_toml, draw, load_machine, machine_file, machine_names, machine_toml, parse_machine
-from kpusim.machine.quantities import BANDWIDTH, CLOCK, COUNT, CYCLES, PER_CYCLE, SIZE, TIME, BadValue, parse, text
+from kpusim.machine.quantities import BANDWIDTH, CLOCK, COUNT, CYCLES, PER_CYCLE, SIZE, TIME, parse, text
+from kpusim.structured import BadValue
 
 GHZ = 10**9
 TINY = machine_file("kpu-tiny").text

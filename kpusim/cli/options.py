@@ -72,7 +72,8 @@ symbol_option = click.option(
 def chunk_bytes(text: str) -> int:
     """The bytes of `--chunk`. Raises UserError."""
     from kpusim.errors import UserError
-    from kpusim.machine.quantities import SIZE, BadValue, parse
+    from kpusim.machine.quantities import SIZE, parse
+    from kpusim.structured import BadValue
 
     try:
         size = int(parse(text, SIZE, 1))

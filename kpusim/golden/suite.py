@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import attrs
 import cattrs
@@ -12,9 +12,8 @@ from attrs import evolve, field, frozen
 from cattrs.gen import make_dict_structure_fn
 
 from kpusim.errors import UserError
-from kpusim.machine.quantities import BadValue
 from kpusim.plan.spec import Size
-from kpusim.structured import leaves
+from kpusim.structured import BadValue, array_hook, at, exactly, expect, has_origin, telling_error
 from kpusim.tomlfile import Key, TomlFile, read_toml
 
 __all__ = ["KINDS", "Case", "Measured", "Suite", "load_suite", "what_runs"]
@@ -122,8 +121,7 @@ def load_suite(path: Path) -> Suite:
     try:
         structured: _File = _converter().structure(_regrouped(file.table), _File)
     except cattrs.ClassValidationError as group:
-        found = leaves(group, lambda attribute: attribute.name)
-        place, error = min(found, key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
+        place, error = telling_error(group)
         raise _user_error(file, place, error) from None
     seen = set[str]()
     for number, case in enumerate(structured.cases):
@@ -156,43 +154,25 @@ def _converter() -> cattrs.Converter:
     def table_hook(cls: type) -> Callable[[Any, Any], Any]:
         inside = {"folder": cattrs.override(omit=True), "where": cattrs.override(omit=True)} if cls is Case else {}
         structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **inside)  # type: ignore[arg-type]
-        return lambda found, kind: structure(_expect(found, dict, "a table"), kind)
-
-    def array(found: object, kind: Any) -> tuple[Any, ...]:
-        _expect(found, list, "an array in [ ]")
-        entries: Any = list[get_args(kind)[0]]  # type: ignore[misc]
-        return tuple(converter.structure(found, entries))
+        return lambda found, kind: structure(expect(found, dict, "a table"), kind)
 
     def size(found: object, _: Any) -> object:
         if type(found) not in (int, str):
             raise BadValue("wrong type", "a whole number or an expression in quotes")
         return found
 
-    def exactly(found: object, kind: type) -> object:
-        return _expect(found, kind, "text in quotes" if kind is str else "a whole number")
-
     converter.register_structure_hook_factory(attrs.has, table_hook)
-    converter.register_structure_hook_func(_is(tuple), array)
-    converter.register_structure_hook_func(_is(Annotated), size)
+    converter.register_structure_hook_func(has_origin(tuple), array_hook(converter))
+    converter.register_structure_hook_func(has_origin(Annotated), size)
     converter.register_structure_hook(str, exactly)
     converter.register_structure_hook(int, exactly)
     return converter
 
 
-def _is(origin: Any) -> Callable[[Any], bool]:
-    return lambda kind: get_origin(kind) is origin
-
-
-def _expect(found: object, kind: type, allowed: str) -> Any:
-    if type(found) is not kind:
-        raise BadValue("wrong type", allowed)
-    return found
-
-
 def _user_error(file: TomlFile, place: tuple[Key, ...], error: BaseException) -> UserError:
     """The message for one error of structuring."""
     path = tuple(part for part in place if part != "golden")
-    table = _at(file.table, path)
+    table = at(file.table, path)
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         extra = next(key for key in table if key in error.extra_fields)
         keys = [*INPUTS, *NUMBERS] if error.cl is Case else [each.name for each in attrs.fields(error.cl)]
@@ -202,13 +182,6 @@ def _user_error(file: TomlFile, place: tuple[Key, ...], error: BaseException) ->
         return UserError("missing", where=file.where(path), hint=hint)
     problem, allowed = (error.problem, error.allowed) if isinstance(error, BadValue) else ("wrong type", "a table")
     return UserError(problem, where=file.where(path), found=table, allowed=allowed)
-
-
-def _at(table: Any, path: tuple[Key, ...]) -> Any:
-    """What stands at a key; None where nothing does."""
-    for key in path:
-        table = table[key] if isinstance(key, int) else table.get(key)
-    return table
 
 
 def _check(file: TomlFile, number: int, case: Case, seen: set[str]) -> None:

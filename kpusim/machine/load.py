@@ -14,9 +14,9 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
 from kpusim.machine.check import Impossible, KeyPath, toml_key
-from kpusim.machine.quantities import CLOCK, BadValue, parse, text
+from kpusim.machine.quantities import CLOCK, parse, text
 from kpusim.machine.spec import Machine
-from kpusim.structured import leaves
+from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
 from kpusim.tomlfile import TomlFile, parse_toml, read_toml
 
 __all__ = ["changed_toml", "load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
@@ -66,8 +66,7 @@ def _structure(file: TomlFile, sets: Sequence[str]) -> Machine:
         machine: Machine = _converter(_clock_hz(table)).structure(table, Machine)
         return machine
     except cattrs.ClassValidationError as group:
-        found = leaves(group, toml_key)
-        path, error = min(found, key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
+        path, error = telling_error(group, toml_key)
         raise _user_error(table, tuple(map(str, path)), error, where, changed) from None
 
 
@@ -114,27 +113,11 @@ def _converter(clock_hz: int) -> cattrs.Converter:
         return from_table
 
     converter.register_structure_hook_factory(attrs.has, table_hook)
-    converter.register_structure_hook_func(_is(Annotated), quantity)
-    converter.register_structure_hook_func(_is(Literal), _choice)
-    converter.register_structure_hook(str, _exactly)
-    converter.register_structure_hook(bool, _exactly)
+    converter.register_structure_hook_func(has_origin(Annotated), quantity)
+    converter.register_structure_hook_func(has_origin(Literal), choice)
+    converter.register_structure_hook(str, exactly)
+    converter.register_structure_hook(bool, exactly)
     return converter
-
-
-def _is(origin: Any) -> Callable[[Any], bool]:
-    return lambda kind: get_origin(kind) is origin
-
-
-def _choice(found: object, kind: Any) -> object:
-    if found not in get_args(kind):
-        raise BadValue("unknown", get_args(kind))
-    return found
-
-
-def _exactly(found: object, kind: type) -> object:
-    if type(found) is not kind:
-        raise BadValue("wrong type", "true, false" if kind is bool else "text in quotes")
-    return found
 
 
 def _user_error(
@@ -147,7 +130,7 @@ def _user_error(
     """The message for one error of structuring."""
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         keys = [toml_key(a) for a in attrs.fields(error.cl)]
-        extra = next(key for key in _at(table, path) if key in error.extra_fields)
+        extra = next(key for key in at(table, path) if key in error.extra_fields)
         return UserError("unknown key", where=where((*path, extra)), found=extra, allowed=keys)
     if isinstance(error, KeyError):
         return UserError("missing", where=where(path))
@@ -157,14 +140,7 @@ def _user_error(
             return UserError(error.problem, where=where(path), found=path[-1], allowed=error.allowed)
     elif not isinstance(error, BadValue):
         error = BadValue("not a table", "a table")
-    return UserError(error.problem, where=where(path), found=_at(table, path), allowed=error.allowed)
-
-
-def _at(table: Any, path: KeyPath) -> Any:
-    """What stands at a key; None where nothing does."""
-    for key in path:
-        table = table.get(key)
-    return table
+    return UserError(error.problem, where=where(path), found=at(table, path), allowed=error.allowed)
 
 
 def changed_toml(name_or_path: str | Path, sets: Sequence[str]) -> str:

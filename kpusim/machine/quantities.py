@@ -1,7 +1,6 @@
 """Quantities: decimal text with a unit, to and from exact numbers in cycles, bytes and bytes/cycle."""
 
 import re
-from collections.abc import Iterable
 from fractions import Fraction
 from math import ceil
 from typing import Annotated
@@ -9,8 +8,9 @@ from typing import Annotated
 from attrs import frozen
 from quantiphy import InvalidNumber, Quantity
 
+from kpusim.structured import BadValue
+
 __all__ = [
-    "BadValue",
     "Bandwidth",
     "Clock",
     "Count",
@@ -36,15 +36,6 @@ class _Quantity(Quantity):
 
 
 _Quantity.set_prefs(input_sf="TGMKkmunp")
-
-
-class BadValue(ValueError):
-    """A value that cannot stand where it stands; the loader adds the place."""
-
-    def __init__(self, problem: str, allowed: Iterable[str] | str) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.allowed = allowed
 
 
 @frozen

@@ -13,14 +13,11 @@ from cattrs.gen import make_dict_structure_fn
 
 from kpusim.errors import UserError
 from kpusim.machine import Machine
-from kpusim.machine.quantities import BadValue
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered, Operator
-from kpusim.structured import leaves
+from kpusim.structured import BadValue, exactly, telling_error
 from kpusim.tomlfile import Key, TomlFile, read_toml
 
 __all__ = ["load_mapping", "lower_as", "mapping_toml"]
-
-_KINDS = {int: "a whole number", str: "text in quotes"}
 
 
 def lower_as(
@@ -52,8 +49,7 @@ def load_mapping(path: str | Path, operator: Operator) -> Any:
     try:
         return _converter().structure(file.table, kind)
     except cattrs.ClassValidationError as group:
-        found = leaves(group, lambda attribute: attribute.name)
-        key, error = min(found, key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
+        key, error = telling_error(group)
         raise _user_error(file, key, error, kind) from None
 
 
@@ -71,13 +67,8 @@ def _converter() -> cattrs.Converter:
     def table_hook(cls: type) -> Callable[[Any, Any], Any]:
         return cast(Callable[[Any, Any], Any], make_dict_structure_fn(cls, converter))
 
-    def exactly(found: object, kind: type) -> object:
-        if type(found) is not kind:
-            raise BadValue("wrong type", _KINDS[kind])
-        return found
-
     converter.register_structure_hook_factory(attrs.has, table_hook)
-    for kind in _KINDS:
+    for kind in (int, str):
         converter.register_structure_hook(kind, exactly)
     return converter
 

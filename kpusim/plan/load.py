@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import attrs
 import cattrs
@@ -16,9 +16,8 @@ from kpusim.data import data_dir
 from kpusim.errors import UserError
 from kpusim.isa.layout import Layout
 from kpusim.isa.tables import DTYPE_BITS
-from kpusim.machine.quantities import BadValue
 from kpusim.plan.spec import OperatorSpec, RepeatSpec, Size, TensorName, Workload
-from kpusim.structured import leaves
+from kpusim.structured import BadValue, array_hook, at, choice, exactly, expect, has_origin, telling_error
 from kpusim.tomlfile import Key, TomlFile, parse_toml, read_toml
 
 __all__ = ["WorkloadFile", "load_workload", "parse_workload", "workload_names"]
@@ -68,8 +67,7 @@ def _structure(file: TomlFile) -> WorkloadFile:
     try:
         workload: Workload = _converter().structure(file.table, Workload)
     except cattrs.ClassValidationError as group:
-        found = leaves(group, lambda attribute: attribute.name)
-        path, error = min(found, key=lambda leaf: not isinstance(leaf[1], cattrs.ForbiddenExtraKeysError))
+        path, error = telling_error(group)
         raise _user_error(file, path, error) from None
     loaded = WorkloadFile(workload, file)
     _check(loaded)
@@ -83,7 +81,7 @@ def _converter() -> cattrs.Converter:
         structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter)
 
         def from_table(found: object, kind: Any) -> object:
-            return structure(_expect(found, dict, f"a table with {', '.join(_keys(cls))}"), kind)
+            return structure(expect(found, dict, f"a table with {', '.join(_keys(cls))}"), kind)
 
         return from_table
 
@@ -91,48 +89,23 @@ def _converter() -> cattrs.Converter:
         repeats = isinstance(found, dict) and "repeat" in found
         return converter.structure(found, RepeatSpec if repeats else OperatorSpec)
 
-    def array(found: object, kind: Any) -> tuple[Any, ...]:
-        _expect(found, list, "an array in [ ]")
-        entries: Any = list[get_args(kind)[0]]  # type: ignore[misc]
-        return tuple(converter.structure(found, entries))
-
     converter.register_structure_hook_factory(attrs.has, table_hook)
     converter.register_structure_hook_func(lambda kind: kind == OperatorSpec | RepeatSpec, entry)
     converter.register_structure_hook(Layout, _layout)
-    converter.register_structure_hook_func(_is(tuple), array)
-    converter.register_structure_hook_func(_is(Annotated), _annotated)
-    converter.register_structure_hook_func(_is(Literal), _choice)
-    converter.register_structure_hook_func(lambda kind: kind in (str, int), lambda found, kind: _exactly(found, kind))
+    converter.register_structure_hook_func(has_origin(tuple), array_hook(converter))
+    converter.register_structure_hook_func(has_origin(Annotated), _annotated)
+    converter.register_structure_hook_func(has_origin(Literal), choice)
+    converter.register_structure_hook_func(lambda kind: kind in (str, int), exactly)
     return converter
-
-
-def _is(origin: Any) -> Callable[[Any], bool]:
-    return lambda kind: get_origin(kind) is origin
 
 
 def _keys(cls: type) -> list[str]:
     return [attribute.name for attribute in attrs.fields(cls)]
 
 
-def _expect(found: object, kind: type, allowed: str) -> Any:
-    if type(found) is not kind:
-        raise BadValue("wrong type", allowed)
-    return found
-
-
-def _exactly(found: object, kind: type) -> object:
-    return _expect(found, kind, "text in quotes" if kind is str else "a whole number")
-
-
-def _choice(found: object, kind: Any) -> object:
-    if found not in get_args(kind):
-        raise BadValue("unknown", get_args(kind))
-    return found
-
-
 def _annotated(found: object, kind: Any) -> object:
     if kind == TensorName:
-        return _exactly(found, str)
+        return exactly(found, str)
     if kind == Size:
         if type(found) not in (int, str):
             raise BadValue("wrong type", "a whole number or an expression in quotes")
@@ -147,7 +120,7 @@ def _annotated(found: object, kind: Any) -> object:
 
 
 def _layout(found: object, _: Any) -> Layout:
-    match = _LAYOUT.fullmatch(_expect(found, str, _LAYOUTS).strip())
+    match = _LAYOUT.fullmatch(expect(found, str, _LAYOUTS).strip())
     sizes = [int(size) for size in match.groups() if size is not None] if match else [0]
     if 0 in sizes:
         raise BadValue("unknown layout", _LAYOUTS)
@@ -156,7 +129,7 @@ def _layout(found: object, _: Any) -> Layout:
 
 def _user_error(file: TomlFile, path: tuple[Key, ...], error: BaseException) -> UserError:
     """The message for one error of structuring."""
-    table = _at(file.table, path)
+    table = at(file.table, path)
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         extra = next(key for key in table if key in error.extra_fields)
         return UserError("unknown key", where=file.where((*path, extra)), found=extra, allowed=_keys(error.cl))
@@ -164,13 +137,6 @@ def _user_error(file: TomlFile, path: tuple[Key, ...], error: BaseException) -> 
         return UserError("missing", where=file.where(path))
     problem, allowed = (error.problem, error.allowed) if isinstance(error, BadValue) else ("wrong type", "a table")
     return UserError(problem, where=file.where(path), found=table, allowed=allowed)
-
-
-def _at(table: Any, path: tuple[Key, ...]) -> Any:
-    """What stands at a key; None where nothing does."""
-    for key in path:
-        table = table[key] if isinstance(key, int) else table.get(key)
-    return table
 
 
 def _check(loaded: WorkloadFile) -> None:
