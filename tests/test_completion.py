@@ -48,7 +48,7 @@ def completed(*words, kind=ShellComplete):
         (("machine", "show", "sub/"), {"sub/n.toml"}),
         (("machine", "check", "m"), {"m.toml"}),
         (("run", "--set", ""), KEYS),
-        (("run", "--set", "hbm.row_"), {"hbm.row_activate="}),
+        (("run", "--set", "hbm.row_"), {"hbm.row_activate=", "hbm.row_cycle="}),
         (("run", "--set", "vector.lane_cycles.e"), {"vector.lane_cycles.exp="}),
         (("run", "--set", "hbm.hash="), {"hbm.hash=rotate", "hbm.hash=none"}),
         (("run", "--set", "matrix.overlap_folds=t"), {"matrix.overlap_folds=true"}),

@@ -15,6 +15,7 @@ __all__ = [
     "Clock",
     "Count",
     "Cycles",
+    "Delay",
     "Dimension",
     "MacRate",
     "PerCycle",
@@ -55,6 +56,7 @@ SIZE = Dimension("size", ("B",), "512 KiB", least=1)
 CLOCK = Dimension("clock", ("Hz",), "1 GHz", least=1)
 CYCLES = Dimension("time", ("cycles", "cycle", "s"), "64 cycles")
 TIME = Dimension("time", ("s", "cycles", "cycle"), "12 ns", physical=True)
+DELAY = Dimension("time", ("s", "cycles", "cycle"), "2.5 ns", physical=True)
 PER_CYCLE = Dimension("bandwidth", ("B/cycle", "B/s"), "256 B/cycle", positive=True)
 BANDWIDTH = Dimension("bandwidth", ("B/s", "B/cycle"), "819.2 GB/s", positive=True, physical=True)
 MAC_RATE = Dimension("rate", (), "1/4", positive=True)
@@ -65,6 +67,7 @@ Size = Annotated[int, SIZE]  # bytes, at least 1
 Clock = Annotated[int, CLOCK]  # Hz
 Cycles = Annotated[int, CYCLES]  # core-clock cycles, of logic on the core clock
 Time = Annotated[int, TIME]  # core-clock cycles, of something that does not speed up with the core clock
+Delay = Annotated[Fraction, DELAY]  # core-clock cycles, exactly, of something on a clock of its own
 PerCycle = Annotated[Fraction, PER_CYCLE]  # bytes/cycle on the core clock
 Bandwidth = Annotated[Fraction, BANDWIDTH]  # bytes/cycle, of something on a clock of its own
 MacRate = Annotated[int | Fraction, MAC_RATE]  # multiply-accumulates/cycle; an int where whole
@@ -74,7 +77,7 @@ RowRate = Annotated[Fraction, ROW_RATE]  # rows/cycle
 def parse(found: object, dimension: Dimension, clock_hz: int) -> int | Fraction:
     """The exact value of a quantity such as "4.8 TB/s": Hz, bytes or cycles (int), bytes or rows a cycle (Fraction).
 
-    Seconds become cycles of `clock_hz`, rounded up. Raises BadValue for what is no quantity, or of another unit.
+    Seconds become cycles of `clock_hz`, rounded up but for a `Delay` (Fraction). Raises BadValue for what is no quantity, or of another unit.
     """
     if dimension is COUNT:
         if type(found) is not int:
@@ -83,6 +86,8 @@ def parse(found: object, dimension: Dimension, clock_hz: int) -> int | Fraction:
     if dimension is MAC_RATE:
         return _whole_or_fraction(found)
     number, unit = _number_and_unit(found, dimension)
+    if dimension is DELAY:
+        return number * clock_hz if unit == "s" else number
     if unit == "s":
         return ceil(number * clock_hz)
     if unit == "B/s":
@@ -143,6 +148,8 @@ def text(value: int | Fraction, dimension: Dimension, clock_hz: int) -> str:
         return f"{value} cycle{'s' * (value != 1)}"
     if dimension is TIME:
         return _seconds(int(value), clock_hz)
+    if dimension is DELAY:
+        return _delay(Fraction(value), clock_hz)
     unit = "row/cycle" if dimension is ROW_RATE else "B/cycle"
     a_cycle, a_second = _decimal(Fraction(value)), _decimal(Fraction(value) * clock_hz / 10**9)
     if a_second is not None and unit == "B/cycle" and (dimension.physical or a_cycle is None):
@@ -160,6 +167,14 @@ def _decimal(value: Fraction) -> str | None:
             digits = str(int(scaled)).rjust(places + 1, "0")
             return f"{digits[:-places]}.{digits[-places:]}" if places else digits
     return None
+
+
+def _delay(cycles: Fraction, clock_hz: int) -> str:
+    """An exact time. Raises ValueError where it is a finite decimal neither in seconds nor in cycles."""
+    in_ns, in_cycles = _decimal(cycles * 10**9 / clock_hz), _decimal(cycles)
+    if in_ns is None and in_cycles is None:
+        raise ValueError(f"{cycles} cycles are not a finite decimal")
+    return f"{in_cycles} cycles" if in_ns is None else f"{in_ns} ns"
 
 
 def _seconds(cycles: int, clock_hz: int) -> str:

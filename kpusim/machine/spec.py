@@ -5,7 +5,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from kpusim.machine.check import check
 from kpusim.machine.quantities import (
@@ -13,6 +13,7 @@ from kpusim.machine.quantities import (
     Clock,
     Count,
     Cycles,
+    Delay,
     MacRate,
     PerCycle,
     RowRate,
@@ -143,9 +144,10 @@ class Hbm:
     row_bytes: Size = field(metadata=_about("Size of a row; one row of a bank is open at a time."))
     access_bytes: Size = field(metadata=_about("Size of one burst, the least that a channel moves."))
     interleave_bytes: Size = field(metadata=_about("Contiguous bytes in one channel, before the next channel's turn."))
-    hash: Literal["rotate", "none"] = field(
+    hash: Literal["rotate", "xor", "none"] = field(
         metadata=_about(
-            '"rotate" turns the order of the channels from one interleave period to the next; "none" does not.'
+            '"rotate" turns the order of the channels from one interleave period to the next; "xor" turns that of the '
+            'stacks, and XORs the channel of a stack and the bank with further bits of the address; "none" does neither.'
         )
     )
     row_activate_cycles: Time = field(metadata=_about("tRCD: from opening a row to the first column command."))
@@ -158,6 +160,40 @@ class Hbm:
     refresh_cycles: Time = field(metadata=_about("tRFC: what a refresh takes, while the channel moves nothing."))
     controller_cycles: Time = field(
         metadata=_about("Time from the DMA engine to the channel and back, less what the DRAM itself takes.")
+    )
+    bank_groups: Count = field(
+        default=1, metadata=_about("Groups that the banks of a channel form (those of all its stack ids).")
+    )
+    bank_interleave_bytes: Size = field(
+        default=Factory(lambda self: self.row_bytes, takes_self=True),
+        metadata=_about("Contiguous bytes of a channel in one row, before the next bank group's turn."),
+    )
+    queue: Count = field(
+        default=64, metadata=_about("Bursts that a channel's controller keeps for reading, and as many for writing.")
+    )
+    four_activates_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tFAW: from the first to the fifth of the rows that a channel opens.")
+    )
+    row_cycle_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tRC: the least time between openings of two rows of a bank.")
+    )
+    same_group_gap_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tCCD_L: the least time between column commands to one bank group.")
+    )
+    read_to_precharge_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tRTP: from reading a row to closing it.")
+    )
+    write_latency_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("CWL: from a write command to its data on the bus.")
+    )
+    write_recovery_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tWR: from the end of written data to closing its row.")
+    )
+    write_to_read_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tWTR: from the end of written data to a read command of the channel.")
+    )
+    read_to_write_cycles: Delay = field(
+        default=Fraction(0), metadata=_about("tRTW: from a read command to a write command of the channel.")
     )
 
     @property
