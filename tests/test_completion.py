@@ -50,7 +50,7 @@ def completed(*words, kind=ShellComplete):
         (("run", "--set", ""), KEYS),
         (("run", "--set", "hbm.row_"), {"hbm.row_activate=", "hbm.row_cycle="}),
         (("run", "--set", "vector.lane_cycles.e"), {"vector.lane_cycles.exp="}),
-        (("run", "--set", "hbm.hash="), {"hbm.hash=rotate", "hbm.hash=none"}),
+        (("run", "--set", "hbm.hash="), {"hbm.hash=rotate", "hbm.hash=xor", "hbm.hash=none"}),
         (("run", "--set", "matrix.overlap_folds=t"), {"matrix.overlap_folds=true"}),
         (("run", "--set", "hbm.stacks="), set()),
         (("run", "--set", "nothing="), set()),
