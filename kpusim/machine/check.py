@@ -86,7 +86,7 @@ def _contradictions(machine: Machine) -> Iterator[Impossible]:
     hbm = machine.hbm
     yield from _multiple("hbm", "interleave", hbm.interleave_bytes, "access", hbm.access_bytes)
     yield from _multiple("hbm", "row", hbm.row_bytes, "interleave", hbm.interleave_bytes)
-    yield from _multiple("hbm", "bank_interleave", hbm.bank_interleave_bytes, "access", hbm.access_bytes)
+    yield from _multiple("hbm", "bank_interleave", hbm.bank_interleave_bytes, "interleave", hbm.interleave_bytes)
     yield from _multiple("hbm", "row", hbm.row_bytes, "bank_interleave", hbm.bank_interleave_bytes)
     if hbm.banks % hbm.bank_groups:
         problem = f"hbm.banks ({hbm.banks}) is not a multiple of hbm.bank_groups ({hbm.bank_groups})"
