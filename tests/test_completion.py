@@ -94,7 +94,7 @@ def test_our_shells_complete_an_option_with_its_value_as_one_word(kind):
     [
         (["explain", "busy"], ["plain,busy"]),
         (["run", "--set", "hbm.ha"], ["plain,hbm.hash="]),
-        (["run", "--set", "hbm.hash", "="], ["plain,rotate", "plain,none"]),
+        (["run", "--set", "hbm.hash", "="], ["plain,rotate", "plain,xor", "plain,none"]),
         (["run", "--set", "hbm.hash", "=", "ro"], ["plain,rotate"]),
         (["run", "--set", '"hbm.hash=ro'], ["plain,hbm.hash=rotate"]),
         (["run", "--set", "clock", "=", "2 GHz", "--set", "hbm.hash", "=", "ro"], ["plain,rotate"]),
