@@ -59,7 +59,7 @@ class DmaEngine:
     def __init__(self, number: int, machine: Machine, fabric: Fabric):
         dma = machine.dma
         self.number = number
-        self._kernel, self._hbm, self._mesh = fabric.kernel, fabric.hbm, fabric.mesh
+        self._kernel, self._hbm, self._network = fabric.kernel, fabric.hbm, fabric.network
         self._limit = dma.outstanding_bytes
         self._ticks = lcm(dma.bytes_per_cycle.numerator, dma.rows_per_cycle.numerator)
         self._byte_ticks = int(self._ticks / Fraction(dma.bytes_per_cycle))
@@ -149,13 +149,13 @@ class DmaEngine:
             self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
             return
         copy = transfer.kind == "copy"
-        mesh = self._mesh
+        network = self._network
         route = (
-            mesh.copy_route(transfer.source, transfer.tiles)
+            network.copy_route(transfer.source, transfer.tiles)
             if copy
-            else mesh.store_route(transfer.source, self.number)
+            else network.store_route(transfer.source, self.number)
         )
-        _, free, arrivals = mesh.reserve(route, now, chunk.size)
+        _, free, arrivals = network.reserve(route, now, chunk.size)
         queue.source_free(entry, free)
         if copy:
             self._release(chunk.size, max(arrivals))
@@ -166,8 +166,8 @@ class DmaEngine:
 
     def _loaded(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A load's data is back from HBM and sets out for its tiles."""
-        route = self._mesh.load_route(self.number, entry.transfer.tiles)
-        leaves, _, arrivals = self._mesh.reserve(route, now, chunk.size)
+        route = self._network.load_route(self.number, entry.transfer.tiles)
+        leaves, _, arrivals = self._network.reserve(route, now, chunk.size)
         self._release(chunk.size, leaves)
         queue.arrived(entry, arrivals)
 

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from kpusim.engines.hbm import Hbm
 from kpusim.engines.kernel import LAST_REQUESTER, Kernel, Phase
-from kpusim.engines.noc import Mesh
+from kpusim.engines.noc import Network
 from kpusim.engines.semaphore import (
     KEY_BITS,
     KEY_MASK,
@@ -110,7 +110,7 @@ class Fabric:
         self.machine, self.plain = machine, plain
         self.transfers = Transfers(addresses, chunk_bytes, machine)
         self.kernel = Kernel()
-        self.hbm, self.mesh = Hbm(machine), Mesh(machine)
+        self.hbm, self.network = Hbm(machine), Network(machine)
         self.semaphores: list[Semaphore] = make_semaphores(program)
         self.causes = causes_of(program)
         self.accounts = [Account() for _ in machine.unit_names]

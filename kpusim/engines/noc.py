@@ -1,4 +1,6 @@
-"""The network on chip: a mesh of links with XY routing, multicast trees, and the SRAM ports at its ends.
+"""The network on chip: its links, multicast trees, and the ports of DMA engines and SRAMs at its ends.
+
+Which links a message takes is the topology's (`topology.ways`); here is when they are free.
 
 A message moves as a worm: its head takes `hop_cycles` a link, its body follows at the rate of the slowest link on the
 way. Every link is a reservation of its own, made when the head arrives: where a link is taken, the message waits in the
@@ -13,11 +15,10 @@ from math import lcm
 
 from attrs import define
 
+from kpusim.engines.topology import Node, Way, ways
 from kpusim.machine import Machine
 
-__all__ = ["Mesh", "Route"]
-
-Position = tuple[int, int]
+__all__ = ["Network", "Route"]
 
 
 @define(eq=False)
@@ -34,12 +35,12 @@ class Route:
     moved: int = 0
 
 
-class Mesh:
+class Network:
     """Links by number with the time at which each is next free, in ticks of 1/`ticks` cycle: rates are exact."""
 
     def __init__(self, machine: Machine):
         self._machine = machine
-        self._columns = machine.tiles.columns
+        self._way = ways(machine)
         link, port = machine.noc.bytes_per_cycle, machine.sram.ports.dma
         self.ticks = lcm(link.numerator, port.numerator)
         self._link_ticks = self.ticks * link.denominator // link.numerator
@@ -72,7 +73,7 @@ class Mesh:
         return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + self._sram for end in route.ends]
 
     def traffic(self) -> dict[str, list[int]]:
-        """Bytes moved by every link of the mesh, every SRAM port and every DMA engine (each direction by itself)."""
+        """Bytes moved by every link of the network, every SRAM port and every DMA engine (each direction by itself)."""
         moved = [0] * len(self._free)
         for route in self._routes:
             for link, *_ in route.links:
@@ -85,26 +86,24 @@ class Mesh:
 
     def _load_route(self, engine: int, tiles: range) -> Route:
         """From a DMA engine to the SRAM of tiles."""
-        source = self._machine.dma_position(engine)
-        return self._tree(("engine", engine, "out"), self._link_ticks, source, tiles)
+        return self._tree(("engine", engine, "out"), self._link_ticks, self._engine(engine), tiles)
 
     def _copy_route(self, tile: int, tiles: range) -> Route:
         """From the SRAM of a tile to that of others."""
-        return self._tree(("sram", tile, "read"), self._port_ticks, self._position(tile), tiles)
+        return self._tree(("sram", tile, "read"), self._port_ticks, self._tile(tile), tiles)
 
     def _store_route(self, tile: int, engine: int) -> Route:
         """From the SRAM of a tile to a DMA engine."""
-        target = self._machine.dma_position(engine)
         tree = _Tree(("sram", tile, "read"), self._port_ticks)
-        end = tree.grow(self._path(self._position(tile), target), self._hop, self._link_ticks)
+        end = tree.grow(self._way(self._tile(tile), self._engine(engine)), self._hop, self._link_ticks)
         tree.add(("engine", engine, "in"), end, 0, self._link_ticks)
         return self._route(tree)
 
-    def _tree(self, port: object, port_ticks: int, source: Position, tiles: Iterable[int]) -> Route:
-        """The union of the XY paths from `source` to all tiles, each ending in the tile's SRAM write port."""
+    def _tree(self, port: object, port_ticks: int, source: Node, tiles: Iterable[int]) -> Route:
+        """The union of the ways from `source` to all tiles, each ending in the tile's SRAM write port."""
         tree = _Tree(port, port_ticks)
         for tile in tiles:
-            end = tree.grow(self._path(source, self._position(tile)), self._hop, self._link_ticks)
+            end = tree.grow(self._way(source, self._tile(tile)), self._hop, self._link_ticks)
             tree.add(("sram", tile, "write"), end, 0, self._port_ticks)
         return self._route(tree)
 
@@ -115,21 +114,11 @@ class Mesh:
         self._routes.append(route)
         return route
 
-    def _path(self, source: Position, target: Position) -> list[object]:
-        """The links from `source` to `target`: along the row first, then along the column."""
-        (row, column), path = source, []
-        while column != target[1]:
-            step = 1 if target[1] > column else -1
-            path.append(((row, column), (row, column + step)))
-            column += step
-        while row != target[0]:
-            step = 1 if target[0] > row else -1
-            path.append(((row, column), (row + step, column)))
-            row += step
-        return list(path)
+    def _tile(self, tile: int) -> Node:
+        return Node("tile", tile, divmod(tile, self._machine.tiles.columns))
 
-    def _position(self, tile: int) -> Position:
-        return divmod(tile, self._columns)
+    def _engine(self, engine: int) -> Node:
+        return Node("engine", engine, self._machine.dma_position(engine))
 
     def _number(self, link: object) -> int:
         if link not in self._numbers:
@@ -146,12 +135,12 @@ class _Tree:
         self.ends: list[int] = []
         self._places: dict[object, int] = {}
 
-    def grow(self, path: list[object], hop: int, byte_ticks: int) -> int:
-        """Follows `path`, along links that are there and new ones; returns the place of its last link."""
+    def grow(self, way: Way, hop: int, byte_ticks: int) -> int:
+        """Follows `way`, along links that are there and new ones; returns the place of its last link."""
         at = 1
-        for link in path:
+        for link, hops in way:
             if link not in self._places:
-                self.links.append((link, at, hop, byte_ticks))
+                self.links.append((link, at, hops * hop, byte_ticks))
                 self._places[link] = len(self.links)
             at = self._places[link]
         return at

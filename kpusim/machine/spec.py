@@ -127,7 +127,13 @@ class Dma:
 class Noc:
     """The network between tiles and DMA engines."""
 
-    topology: Literal["mesh"] = field(metadata=_about("How the tiles are linked; a mesh has XY routing."))
+    topology: Literal["mesh", "torus", "ring", "crossbar"] = field(
+        metadata=_about(
+            'How tiles are linked. "mesh": each with its neighbours, along the row first; "torus": a mesh whose rows '
+            'and columns are circles; "ring": one circle through all tiles, eastward in even rows and westward in odd '
+            'ones; both the shorter way round. "crossbar": one switch, a hop from each tile or DMA engine to each.'
+        )
+    )
     bytes_per_cycle: PerCycle = field(metadata=_about("Bandwidth of a link, in each direction."))
     hop_cycles: Cycles = field(metadata=_about("Time from a router to the next."))
 

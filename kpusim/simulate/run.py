@@ -165,7 +165,7 @@ class _Simulation:
         )
 
     def _counters(self) -> dict[str, int]:
-        fabric, moved = self.fabric, self.fabric.mesh.traffic()
+        fabric, moved = self.fabric, self.fabric.network.traffic()
         counters = {
             "hbm.read_bytes": fabric.hbm.bytes_read,
             "hbm.write_bytes": fabric.hbm.bytes_written,
