@@ -45,9 +45,8 @@ def toml_key(attribute: attrs.Attribute[Any]) -> str:
     """An attribute's key in a machine file: its name without the unit, which a quantity carries in its value."""
     if get_origin(attribute.type) is not Annotated:
         return attribute.name
-    if attribute.name == "bytes_per_cycle":
-        return "bandwidth"
-    return re.sub("_(bytes|hz|cycles|per_cycle)$", "", attribute.name)
+    name = re.sub("bytes_per_cycle$", "bandwidth", attribute.name)
+    return re.sub("_(bytes|hz|cycles|per_cycle)$", "", name)
 
 
 def check(machine: Machine) -> None:
@@ -83,6 +82,7 @@ def _range(value: Any, kind: Any, path: KeyPath) -> Iterator[Impossible]:
 def _contradictions(machine: Machine) -> Iterator[Impossible]:
     """What is wrong between quantities that are right by themselves."""
     yield from _engines(machine)
+    yield from _sram(machine)
     hbm = machine.hbm
     yield from _multiple("hbm", "interleave", hbm.interleave_bytes, "access", hbm.access_bytes)
     yield from _multiple("hbm", "row", hbm.row_bytes, "interleave", hbm.interleave_bytes)
@@ -111,6 +111,14 @@ def _engines(machine: Machine) -> Iterator[Impossible]:
     if units > MAX_UNITS:
         keys = ("tiles", "rows"), ("tiles", "columns"), ("dma", "queues")
         yield Impossible(f"{units} units are too many", *keys, allowed=f"{MAX_UNITS} engines and DMA queues in all")
+
+
+def _sram(machine: Machine) -> Iterator[Impossible]:
+    sram = machine.sram
+    if sram.sharing == "shared" and sram.banks * sram.interleave_bytes > sram.capacity_bytes:
+        keys = ("sram", "interleave"), ("sram", "banks"), ("sram", "capacity"), ("sram", "sharing")
+        problem = f"some of {sram.banks} banks would hold nothing, interleaved by {sram.interleave_bytes} B"
+        yield Impossible(problem, *keys, allowed=f"sram.banks * sram.interleave <= {sram.capacity_bytes} B")
 
 
 def _keys(mapping: Mapping[str, object], allowed: Sequence[str], path: KeyPath) -> Iterator[Impossible]:

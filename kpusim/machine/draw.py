@@ -66,7 +66,10 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "vector", f"{vector.lanes} lanes a tile; lane-cycles: {lanes}"
     capacity = f"{size(sram.capacity_bytes)} a tile, {size(tiles.count * sram.capacity_bytes)} in all"
     yield "sram", f"{capacity}, {sram.banks} banks"
-    yield "", f"ports: dma {ports.dma}, matrix {ports.matrix}, vector {ports.vector} B/cycle"
+    yield "", f"{sram.sharing} ports: dma {ports.dma}, matrix {ports.matrix}, vector {ports.vector} B/cycle"
+    if sram.sharing == "shared":
+        interleave = size(sram.interleave_bytes)
+        yield "", f"banks: {sram.bank_bytes_per_cycle} B/cycle each, interleaved by {interleave}"
     engines = f"{machine.dma_engines} engines ({dma.placement}) of {dma.queues} queues"
     yield "dma", f"{engines}, {_rate(machine, dma.bytes_per_cycle)} each"
     yield "noc", f"{machine.noc.topology}, {_rate(machine, machine.noc.bytes_per_cycle)} a link"

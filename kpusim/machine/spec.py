@@ -101,9 +101,32 @@ class Sram:
     """The software-managed memory of a tile."""
 
     capacity_bytes: Size = field(metadata=_about("Capacity of a tile's SRAM."))
-    banks: Count = field(metadata=_about("Banks of a tile's SRAM; conflicts between them are not modelled."))
+    banks: Count = field(metadata=_about("Banks of a tile's SRAM, all alike; they count where it is shared."))
     latency_cycles: Cycles = field(metadata=_about("Time from a request to its first byte."))
     ports: SramPorts
+    sharing: Literal["separate", "shared"] = field(
+        default="separate",
+        metadata=_about(
+            'How DMA, matrix and vector engine of a tile come together in its SRAM. "separate", also where a file does '
+            'not say it: each has its port for itself; "shared": behind their ports they contend for the banks.'
+        ),
+    )
+    bank_bytes_per_cycle: PerCycle = field(
+        default=Fraction(64),  # chosen: a word of 512 bits a cycle
+        metadata=_about("Bandwidth of a bank where they count, 64 B/cycle where a file does not say it."),
+    )
+    interleave_bytes: Size = field(
+        default=64,  # chosen: a word of the default bank
+        metadata=_about(
+            "Contiguous bytes in one bank, before the next bank's turn; 64 B where a file does not say it. With "
+            "capacity / banks each bank is one block, and buffers in different banks do not conflict."
+        ),
+    )
+
+    @property
+    def shared_bytes_per_cycle(self) -> Fraction:
+        """Bytes/cycle of all banks of a tile."""
+        return self.banks * self.bank_bytes_per_cycle
 
 
 @frozen
