@@ -2,8 +2,9 @@
 
 A queue issues one instruction at a time: it takes its waits, is set up, and goes on to the next when the engine has
 taken its last chunk, so that transfers of one queue overlap. The engine takes a chunk every size / rate cycles from the
-next queue in turn, as long as the bytes that its chunks have under way stay within its limit. The `read` and the
-`done` instants of a queue's transfers are each in order, and nothing is done before the engine is through with it.
+queue whose turn it is (see `arbiter`), as long as the bytes that its chunks have under way stay within its limit; who
+is next waits for room. The `read` and the `done` instants of a queue's transfers are each in order, and nothing is done
+before the engine is through with it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from math import lcm
 
 from attrs import define, field
 
+from kpusim.engines.arbiter import Arbiter
 from kpusim.engines.fabric import Fabric
 from kpusim.engines.kernel import Phase
 from kpusim.engines.sequencer import Sequencer
@@ -26,8 +28,6 @@ from kpusim.isa.walk import Step
 from kpusim.machine import Machine
 
 __all__ = ["DmaEngine", "DmaQueue", "Entry"]
-
-NEVER = 1 << 62
 
 
 @define(eq=False)
@@ -69,17 +69,15 @@ class DmaEngine:
         self._releases: list[tuple[int, int]] = []  # heap of (cycle, bytes) that are under way until then
         self._blocked_since = -1
         self._armed = -1
-        self.heads = 0  # queues with chunks to grant
-        self._turn: deque[DmaQueue] = deque()
+        self._turns: Arbiter[DmaQueue] = Arbiter()
 
-    def add(self, queue: DmaQueue) -> None:
-        """One more queue to serve."""
-        self._turn.append(queue)
+    def ask(self, queue: DmaQueue, time: int) -> None:
+        """`queue` has chunks to grant from cycle `time` on."""
+        self._turns.ask(queue, time)
+        self._arm(time)
 
-    def arm(self, time: int) -> None:
-        """Looks for a chunk to grant at `time` or as soon as the engine is free, if any queue has one."""
-        if not self.heads:
-            return
+    def _arm(self, time: int) -> None:
+        """Looks for a chunk to grant at `time` or as soon as the engine is free."""
         free = self._free // self._ticks
         if time < free:
             time = free
@@ -88,22 +86,20 @@ class DmaEngine:
             self._kernel.at(time, Phase.GRANT, self.number, lambda: self._grant(time))
 
     def _grant(self, time: int) -> None:
-        """Grants a chunk of the next queue in turn that has one ready, if the limit of outstanding bytes allows."""
+        """Grants the next chunk of the queue whose turn it is, if the limit of outstanding bytes allows."""
         if self._armed != time:
             return  # an earlier event has taken its place
         self._armed = -1
-        turn = self._turn
-        for _ in range(len(turn)):
-            queue = turn[0]
-            if queue.chunk_ready <= time:
-                if not self._has_room(queue, time):
-                    return
-                turn.rotate(-1)
+        turns = self._turns
+        queue = turns.next(time)
+        if queue is None or self._has_room(queue, time):
+            if queue is not None:
                 self._serve(queue, time)
-                break
-            turn.rotate(-1)
-        if self.heads:
-            self.arm(max(time, min([queue.chunk_ready for queue in turn])))
+            again = turns.soonest(time)
+        else:
+            again = turns.newcomer()  # whose turn may come before
+        if again is not None:
+            self._arm(again)
 
     def _has_room(self, queue: DmaQueue, now: int) -> bool:
         """Whether the next chunk of `queue` may go under way; if not, the engine waits for the next release."""
@@ -117,7 +113,7 @@ class DmaEngine:
         if self._blocked_since < 0:
             self._blocked_since = now
         if releases:
-            self.arm(releases[0][0])
+            self._arm(releases[0][0])
         return False
 
     def _serve(self, queue: DmaQueue, now: int) -> None:
@@ -136,9 +132,10 @@ class DmaEngine:
         queue.served = entry.end = -(-self._free // self._ticks)
         entry.granted += 1
         self._send(queue, entry, chunk, now)
-        if entry.granted == len(entry.transfer.chunks):
-            queue.head, queue.chunk_ready, queue.clock = None, NEVER, entry.end
-            self.heads -= 1
+        more = entry.granted < len(entry.transfer.chunks)
+        self._turns.served(chunk.size, more)
+        if not more:
+            queue.head, queue.clock = None, entry.end
             queue.fetch()
 
     def _send(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
@@ -183,7 +180,7 @@ class DmaEngine:
         """`size` bytes are no longer under way from cycle `time` on."""
         heappush(self._releases, (time, size))
         if self._blocked_since >= 0:
-            self.arm(time)
+            self._arm(time)
 
 
 class DmaQueue(Sequencer):
@@ -192,15 +189,16 @@ class DmaQueue(Sequencer):
     def __init__(self, unit: int, engine: DmaEngine, steps: Iterator[Step], fabric: Fabric):
         super().__init__(unit, steps, fabric)
         self.engine = engine
-        self._setup = fabric.machine.dma.setup_cycles
+        machine = fabric.machine
+        self._setup = machine.dma.setup_cycles
+        self.priority = machine.dma.priority((unit - 2 * machine.tiles.count) % machine.dma.queues)
+        self.tag = self.turn = 0  # where it stands in the engine's arbitration
         self.head: Entry | None = None  # what the engine is taking chunks of
-        self.chunk_ready = NEVER  # from when on the engine may take the head's next chunk
         self.served = 0  # end of the engine's last cycle for the head
         self._ordinal = 0
         self._entries: deque[Entry] = deque()
         self._unread: deque[Entry] = deque()  # without their `read` signals
         self._last_done = self._last_read = 0
-        engine.add(self)
 
     # Issue --------------------------------------------------------------------------------------------------------
 
@@ -225,9 +223,7 @@ class DmaQueue(Sequencer):
             self._unread.append(entry)
         if transfer.chunks:
             self.head, self.served = entry, start + self._setup
-            self.chunk_ready = self.served
-            self.engine.heads += 1
-            self.engine.arm(self.served)
+            self.engine.ask(self, self.served)
             return
         self._complete()
         if step.code.row.name != "barrier":

@@ -107,6 +107,10 @@ def _engines(machine: Machine) -> Iterator[Impossible]:
     for name in VECTOR_CLASSES:
         if name not in lanes:
             yield Impossible("missing", ("vector", "lane_cycles", name))
+    priorities, queues = machine.dma.priorities, machine.dma.queues
+    if priorities and len(priorities) != queues:
+        problem = f"{len(priorities)} priorities for {queues} queues"
+        yield Impossible(problem, ("dma", "priorities"), ("dma", "queues"), allowed="one for each queue, or none: []")
     units = 2 * machine.tiles.count + machine.dma_engines * machine.dma.queues
     if units > MAX_UNITS:
         keys = ("tiles", "rows"), ("tiles", "columns"), ("dma", "queues")

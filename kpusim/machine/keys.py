@@ -80,6 +80,8 @@ def _takes(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         dimension: Dimension = kind.__metadata__[0]
         return "a whole number" if dimension is COUNT else f'a {dimension.name} such as "{dimension.example}"'
+    if get_origin(kind) is tuple:
+        return "an array of whole numbers such as [1, 0, 0, 0]"
     if choices := _choices(kind):
         return " or ".join(choices if kind is bool else [f'"{choice}"' for choice in choices])
     return "a text"

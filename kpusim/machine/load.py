@@ -115,9 +115,16 @@ def _converter(clock_hz: int) -> cattrs.Converter:
     converter.register_structure_hook_factory(attrs.has, table_hook)
     converter.register_structure_hook_func(has_origin(Annotated), quantity)
     converter.register_structure_hook_func(has_origin(Literal), choice)
+    converter.register_structure_hook_func(has_origin(tuple), _integers)
     converter.register_structure_hook(str, exactly)
     converter.register_structure_hook(bool, exactly)
     return converter
+
+
+def _integers(found: object, kind: object) -> tuple[int, ...]:
+    if not isinstance(found, list) or any(type(entry) is not int for entry in found):
+        raise BadValue("not an array of whole numbers", "such as [1, 0, 0, 0]")
+    return tuple(found)
 
 
 def _user_error(

@@ -143,7 +143,27 @@ class Dma:
     bytes_per_cycle: PerCycle = field(metadata=_about("Bandwidth of an engine, for all of its queues."))
     setup_cycles: Cycles = field(metadata=_about("Time that each transfer takes before its first chunk."))
     outstanding_bytes: Size = field(metadata=_about("Bytes that an engine may have under way at once."))
-    rows_per_cycle: RowRate = field(metadata=_about("Rate at which gather and scatter issue their rows."))
+    rows_per_cycle: RowRate = field(
+        metadata=_about("Rate at which gather and scatter issue the descriptors of their rows.")
+    )
+    coalesce_bytes: Size = field(
+        default=1,
+        metadata=_about(
+            "Listed rows that follow each other in the list and in memory are one descriptor where they lie in one "
+            "aligned block of this size; with 1 B, and where a file does not say it, each row is one of its own."
+        ),
+    )
+    priorities: tuple[int, ...] = field(
+        default=(),
+        metadata=_about(
+            "The priority of each queue of an engine, such as [1, 0, 0, 0]: an engine takes a chunk of the greatest "
+            "that asks, by turns among equals. Where a file does not say it, all are equal."
+        ),
+    )
+
+    def priority(self, queue: int) -> int:
+        """The priority of a queue of an engine; the greater goes first."""
+        return self.priorities[queue] if self.priorities else 0
 
 
 @frozen
