@@ -20,11 +20,15 @@ __all__ = ["NOTHING", "Chunk", "Transfer", "Transfers"]
 
 @define
 class Chunk:
-    """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on), listed rows."""
+    """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on), listed rows.
+
+    `first`: bytes of the transfer before it.
+    """
 
     size: int
     runs: tuple[Run, ...]
     rows: int
+    first: int
 
 
 @define
@@ -32,7 +36,7 @@ class Transfer:
     """A DMA instruction with numbers. `kind`: load, store, add (a store that reads first) or copy.
 
     `base` is the HBM interleave block that the runs of its chunks count from. `tiles` are its destinations (load,
-    copy); `source` is the tile it reads (store, copy), else -1.
+    copy); `source` is the tile it reads (store, copy), else -1. Of the SRAM it writes `target` and reads `origin`.
     """
 
     kind: str
@@ -40,11 +44,13 @@ class Transfer:
     chunks: tuple[Chunk, ...]
     tiles: range
     source: int
+    target: ViewAt | None = None
+    origin: ViewAt | None = None
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return sum([chunk.size for chunk in self.chunks])
+        return self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
 
 
 Segment = tuple[int, int, int, int]
@@ -74,7 +80,8 @@ class Transfers:
         if kind == "copy":
             assert isinstance(first, ViewAt) and isinstance(second, ViewAt)
             chunks = self._cut([(0, 1, 1, second.size_bytes)], 0)
-            return Transfer(kind, 0, chunks, self._named(step, first), self._named(step, second)[0])
+            tiles, source = self._named(step, first), self._named(step, second)[0]
+            return Transfer(kind, 0, chunks, tiles, source, first, second)
         view, box = (first, second) if kind == "load" else (second, first)
         assert isinstance(view, ViewAt) and isinstance(box, BoxAt)
         if len(operands) > 2 and isinstance(operands[2], RowsAt):
@@ -82,8 +89,8 @@ class Transfers:
         else:
             base, chunks = self._box(box)
         if kind == "load":
-            return Transfer(kind, base, chunks, self._named(step, view), -1)
-        return Transfer(kind, base, chunks, range(0), self._named(step, view)[0])
+            return Transfer(kind, base, chunks, self._named(step, view), -1, target=view)
+        return Transfer(kind, base, chunks, range(0), self._named(step, view)[0], origin=view)
 
     def _named(self, step: Step, view: ViewAt) -> range:
         """The tiles of a view. Raises UserError if the machine has not all of them."""
@@ -114,24 +121,24 @@ class Transfers:
         """Segments in order, in chunks of at most the chunk size; each run of one is `rows_each` listed rows."""
         chunks: list[Chunk] = []
         segments: list[Segment] = []
-        size = rows = 0
+        size = rows = before = 0
         for address, count, pitch, length in _pieces(whole, self._chunk_bytes):
             while count:
                 part = min((self._chunk_bytes - size) // length, count)
                 if not part:
-                    chunks.append(self._chunk(size, segments, rows))
-                    segments, size, rows = [], 0, 0
+                    chunks.append(self._chunk(size, segments, rows, before))
+                    segments, size, rows, before = [], 0, 0, before + size
                     continue
                 segments.append((address, part, pitch, length))
                 size, rows = size + part * length, rows + part * rows_each
                 address, count = address + part * pitch, count - part
         if segments:
-            chunks.append(self._chunk(size, segments, rows))
+            chunks.append(self._chunk(size, segments, rows, before))
         return tuple(chunks)
 
-    def _chunk(self, size: int, segments: list[Segment], rows: int) -> Chunk:
+    def _chunk(self, size: int, segments: list[Segment], rows: int, before: int) -> Chunk:
         runs = (run for segment in segments for run in _block_runs(segment, self._interleave, self._access))
-        return Chunk(size, tuple(runs), rows)
+        return Chunk(size, tuple(runs), rows, before)
 
 
 def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:

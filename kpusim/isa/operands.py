@@ -37,6 +37,17 @@ class ViewAt:
         """Bytes, packed."""
         return -(-self.elements * DTYPE_BITS[self.dtype] // 8)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its first byte in the SRAM and the byte behind its last; what lies between need not all be its own."""
+        first, last, stride = 0, 0, 1
+        for start, size, extent in zip(self.starts[::-1], self.sizes[::-1], self.buffer.shape[::-1], strict=True):
+            first += start * stride
+            last += (start + max(size, 1) - 1) * stride
+            stride *= extent
+        base, bits = self.buffer.offset + self.slot * self.buffer.slot_bytes, DTYPE_BITS[self.dtype]
+        return base + first * bits // 8, base - (-(last + 1) * bits // 8)
+
 
 @define
 class BoxAt:
