@@ -99,6 +99,8 @@ def test_machines_read_back(name):
     assert hash(parse_machine(machine_toml(machine))) == hash(machine)
 
 
+PLACEMENTS = ["row-ends", "west", "column-ends", "corners", "tile"]
+TOPOLOGIES = ["mesh", "torus", "ring", "crossbar"]
 SETS = st.lists(
     st.one_of(
         st.integers(1, 40).map(lambda n: f"tiles.rows={n}"),
@@ -108,7 +110,9 @@ SETS = st.lists(
         st.integers(1, 4096).map(lambda n: f"dma.bandwidth={n} B/cycle"),
         st.integers(0, 10**5).map(lambda n: f"front_end.launch={n / 100} ns"),
         st.integers(1, 2048).map(lambda n: f"sram.capacity={n} KiB"),
-        st.sampled_from(["dma.placement=tile", "dma.placement=row-ends"]),
+        st.sampled_from([f"dma.placement={name}" for name in PLACEMENTS]),
+        st.sampled_from([f"noc.topology={name}" for name in TOPOLOGIES]),
+        st.sampled_from(["hbm.attach=engines", "hbm.attach=edges"]),
         st.sampled_from(["matrix.overlap_folds=true", "matrix.overlap_folds=false"]),
         st.sampled_from(["matrix.dataflow=weight-stationary", "matrix.dataflow=input-stationary"]),
         st.fractions(Fraction(1, 99), 99, max_denominator=99).map(lambda rate: f"matrix.macs_per_cell.fp32={rate}"),
@@ -185,9 +189,37 @@ def test_units_have_names_and_engines_positions():
     assert tiny.unit_names[8 + 3 * 4 + 1] == "chip0.dma3.q1"
     assert len(tiny.unit_names) == 2 * 4 + 4 * 4
     assert [tiny.dma_position(e) for e in range(4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    wide = load_machine("kpu-tiny", ["dma.placement=tile", "tiles.columns=3"])
-    assert wide.dma_engines == 6
-    assert wide.dma_position(4) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("placement", "positions"),
+    [
+        ("row-ends", [(0, 0), (0, 2), (1, 0), (1, 2)]),
+        ("west", [(0, 0), (1, 0)]),
+        ("column-ends", [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]),
+        ("corners", [(0, 0), (0, 2), (1, 0), (1, 2)]),
+        ("tile", [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
+    ],
+)
+def test_engines_have_positions(placement, positions):
+    wide = load_machine("kpu-tiny", [f"dma.placement={placement}", "tiles.columns=3"])
+    assert [wide.dma_position(e) for e in range(wide.dma_engines)] == positions
+
+
+@pytest.mark.parametrize(
+    ("rows", "stacks", "channels", "positions"),
+    [
+        (2, 1, 2, [(0, 0), (1, 0)]),
+        (4, 1, 2, [(1, 0), (3, 0)]),
+        (4, 2, 2, [(1, 0), (3, 0), (1, 2), (3, 2)]),
+        (4, 3, 2, [(0, 0), (1, 0), (1, 2), (3, 2), (2, 0), (3, 0)]),
+        (1, 2, 3, 3 * [(0, 0)] + 3 * [(0, 2)]),
+    ],
+)
+def test_stacks_take_turns_at_the_edges_and_their_channels_spread_over_the_rows(rows, stacks, channels, positions):
+    sets = [f"tiles.rows={rows}", "tiles.columns=3", f"hbm.stacks={stacks}", f"hbm.channels={channels}"]
+    machine = load_machine("kpu-tiny", sets)
+    assert [machine.channel_position(c) for c in range(machine.hbm.channel_count)] == positions
 
 
 @pytest.mark.parametrize(
@@ -279,9 +311,10 @@ def test_small_machines_are_drawn_whole():
     assert "128 GFLOP/s" in drawing
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["tile", "row-ends"]))
-def test_any_grid_is_drawn_in_a_few_lines(rows, columns, placement):
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(PLACEMENTS), st.sampled_from(TOPOLOGIES))
+def test_any_grid_is_drawn_in_a_few_lines(rows, columns, placement, topology):
     sets = [f"tiles.rows={rows}", f"tiles.columns={columns}", f"dma.placement={placement}"]
+    sets.append(f"noc.topology={topology}")
     drawing = draw(load_machine("kpu-tiny", sets))
     lines = drawing.splitlines()
     assert all(len(line) <= 110 and line == line.rstrip() for line in lines)

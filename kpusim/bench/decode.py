@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from kpusim.bench.measure import Pairs
-from kpusim.isa.expr import Const, Expr, Name
-from kpusim.isa.program import Box, Buffer, Instruction, Loop, Program, Range, Section, Tensor, TensorMap, TileSet, View
+from kpusim.isa.expr import Const, Lookup, Name
+from kpusim.isa.program import (
+    Box,
+    Buffer,
+    Instruction,
+    Loop,
+    Program,
+    Range,
+    Section,
+    Table,
+    Tensor,
+    TensorMap,
+    TileSet,
+    View,
+)
 from kpusim.machine import Machine, load_machine
 from kpusim.operators.gemm import Gemm
 from kpusim.simulate.run import simulate
@@ -49,19 +62,19 @@ def stream_program(machine: Machine, size: int, piece: int = 16384) -> Program:
     pieces, dma = -(-size // piece), machine.dma
     lanes = machine.dma_engines * dma.queues
     engine = Name("engine")
-    tile: Expr = engine
-    if dma.placement == "row-ends":
-        tile = engine // 2 * machine.tiles.columns + engine % 2 * (machine.tiles.columns - 1)
+    positions = (machine.dma_position(number) for number in range(machine.dma_engines))
+    nearest = Table("nearest", tuple(row * machine.tiles.columns + column for row, column in positions))
 
     def section(queue: int) -> Section:
         number = Name("i") * lanes + engine * dma.queues + queue
         box = Box("piece", (Range(number * piece),))
-        load = Instruction("load", (View("landing", Const(0), (), TileSet(tile)), box))
+        load = Instruction("load", (View("landing", Const(0), (), TileSet(Lookup("nearest", engine))), box))
         loop = Loop("i", Const(0), Const(-(-pieces // lanes)), (load,))
         return Section("dma", 0, machine.dma_engines, 1, queue, (), (loop,))
 
     return Program(
         name="stream",
+        tables=(nearest,),
         tensors=(Tensor("data", "int8", (size,), "in"),),
         maps=(TensorMap("piece", "data", (piece,)),),
         buffers=(Buffer("landing", "int8", 1, (piece,), 0),),

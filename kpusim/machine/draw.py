@@ -1,6 +1,6 @@
 """A machine drawn in text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from kpusim.machine.quantities import CLOCK, SIZE, text
@@ -24,26 +24,68 @@ def draw(machine: Machine) -> str:
 def _grid(machine: Machine) -> Iterator[str]:
     """The HBM above rows of tiles, with the DMA engines where they attach; a large grid is cut in the middle."""
     columns, rows = _shown(machine.tiles.columns), _shown(machine.tiles.rows)
-    width = len(f"tile {machine.tiles.count - 1}")
+    width = len(f"tile {machine.tiles.count - 1}") + 2
     lines = [_row(machine, row, columns, width) for row in rows if row is not None]
-    memory = f" HBM {machine.hbm.stacks} x {machine.hbm.channels} channels "
-    yield f"[{memory.center(max(map(len, lines)) - 2, '=')}]"
+    yield f"[{_memory(machine).center(max(map(len, lines)) - 2, '=')}]"
     indent = " " * lines[0].index("[")
+
+    def below(texts: Iterable[str]) -> str:
+        cells = (text.center(4 if column is None else width) for text, column in zip(texts, columns, strict=True))
+        return (indent + "  ".join(cells)).rstrip()
+
+    def engines(end: int) -> Iterator[str]:
+        if machine.dma.placement == "column-ends":
+            yield below("" if column is None else f"dma {2 * column + end}" for column in columns)
+
+    round_ = below("" if column is None else "~" for column in columns)
+    loops = [round_] if machine.noc.topology == "torus" and machine.tiles.rows > 2 else []
+    yield from (*engines(0), *loops)
     for number, line in enumerate(lines):
         if number:
-            wire = ":" if None in rows and number == len(lines) - 1 else "|"
-            cells = ("    " if column is None else wire.center(width + 2) for column in columns)
-            yield (indent + "  ".join(cells)).rstrip()
+            cut = None in rows and number == len(lines) - 1
+            yield below(_wires(machine, number - 1, columns, ":" if cut else "|"))
         yield line
+    yield from (*loops, *engines(1))
+
+
+def _memory(machine: Machine) -> str:
+    """What stands in the bar of the HBM."""
+    hbm = machine.hbm
+    edges = "edge" if hbm.stacks == 1 else "and east edges"
+    where = f" at the west {edges}" if hbm.attach == "edges" else ""
+    return f" HBM {hbm.stacks} x {hbm.channels} channels{where} "
+
+
+def _wires(machine: Machine, row: int, columns: Sequence[int | None], wire: str) -> Iterator[str]:
+    """The links from a row to the next, for each column."""
+    turn = machine.tiles.columns - 1 if row % 2 == 0 else 0
+    for column in columns:
+        linked = {"crossbar": False, "ring": column == turn}.get(machine.noc.topology, column is not None)
+        yield wire if linked else ""
 
 
 def _row(machine: Machine, row: int, columns: Sequence[int | None], width: int) -> str:
     first = row * machine.tiles.columns
-    boxes = ("...." if column is None else f"[{f'tile {first + column}'.center(width)}]" for column in columns)
-    line = "--".join(boxes)
-    if machine.dma.placement == "tile":
-        return line
-    return f"{f'dma {2 * row}'.rjust(len(f'dma {machine.dma_engines - 1}'))} == {line} == dma {2 * row + 1}"
+    boxes = ("...." if column is None else f"[{f'tile {first + column}'.center(width - 2)}]" for column in columns)
+    line = ("  " if machine.noc.topology == "crossbar" else "--").join(boxes)
+    if machine.noc.topology == "torus" and machine.tiles.columns > 2:
+        line = f"~{line}~"
+    west, east = (_engines(machine, row, side) for side in range(2))
+    margin = max(len(_engines(machine, each, 0)) for each in {0, row, machine.tiles.rows - 1})
+    if margin:
+        line = f"{west.rjust(margin)} {'==' if west else '  '} {line}"
+    return f"{line} == {east}" if east else line
+
+
+def _engines(machine: Machine, row: int, side: int) -> str:
+    """The DMA engines at the west (0) or east (1) end of a row."""
+    last = machine.tiles.rows - 1
+    numbers = {
+        "row-ends": [2 * row + side],
+        "west": [row] * (1 - side),
+        "corners": [2 * number + side for number, end in enumerate((0, last)) if end == row],
+    }.get(machine.dma.placement, [])
+    return f"dma {', '.join(map(str, numbers))}" if numbers else ""
 
 
 def _shown(count: int) -> list[int | None]:
@@ -72,12 +114,33 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "", f"banks: {sram.bank_bytes_per_cycle} B/cycle each, interleaved by {interleave}"
     engines = f"{machine.dma_engines} engines ({dma.placement}) of {dma.queues} queues"
     yield "dma", f"{engines}, {_rate(machine, dma.bytes_per_cycle)} each"
-    yield "noc", f"{machine.noc.topology}, {_rate(machine, machine.noc.bytes_per_cycle)} a link"
+    noc = machine.noc
+    notes = {"torus": " (~: a link to the other end)", "ring": f" (tile {_last_of_ring(machine)} is linked to tile 0)"}
+    yield "noc", f"{noc.topology}{notes.get(noc.topology, '')}, {_rate(machine, noc.bytes_per_cycle)} a link"
+    if tiles.count > 1:
+        hops, links = _reach(machine)
+        halves = _rate(machine, links * noc.bytes_per_cycle)
+        yield "", f"{hops} hop{'s' * (hops > 1)} at most between tiles; {halves} between its halves, each way"
     yield "hbm", f"{size(hbm.total_capacity_bytes)} in {hbm.stacks} x {hbm.channels} channels, {memory}"
     yield "launch", f"{front_end.launch_cycles} cycles; barrier {front_end.barrier_cycles} cycles"
     for dtype in matrix.macs_per_cell:
         peak, balance = _prefixed(machine.peak_flops(dtype)), float(machine.balance(dtype))
         yield dtype, f"{peak}FLOP/s peak; the roofline's ridge at {balance:.0f} flop/byte"
+
+
+def _reach(machine: Machine) -> tuple[int, int]:
+    """(hops between the tiles that are farthest apart, links each way between the halves of the network)."""
+    rows, columns, count = machine.tiles.rows, machine.tiles.columns, machine.tiles.count
+    hops = {"mesh": rows + columns - 2, "torus": rows // 2 + columns // 2, "ring": count // 2, "crossbar": 1}
+    circles = 2 if max(rows, columns) > 2 else 1  # a circle of two is a single link
+    across = min(rows, columns)
+    links = {"mesh": across, "torus": circles * across, "ring": 2 if count > 2 else 1, "crossbar": count // 2}
+    return hops[machine.noc.topology], links[machine.noc.topology]
+
+
+def _last_of_ring(machine: Machine) -> int:
+    """The tile at the end of the last row, which runs eastward if there are rows of an odd number."""
+    return machine.tiles.count - (1 if machine.tiles.rows % 2 else machine.tiles.columns)
 
 
 def _rate(machine: Machine, bytes_per_cycle: Fraction) -> str:

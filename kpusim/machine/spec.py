@@ -133,10 +133,11 @@ class Sram:
 class Dma:
     """The DMA engines."""
 
-    placement: Literal["row-ends", "tile"] = field(
+    placement: Literal["row-ends", "west", "column-ends", "corners", "tile"] = field(
         metadata=_about(
             'Where the engines are. "row-ends": one at the west and one at the east end of each tile row (engine '
-            '2*row is west, 2*row+1 east); "tile": one in each tile.'
+            '2*row is west, 2*row+1 east); "west": at the west ends only; "column-ends": one at the north and one at '
+            'the south end of each column (2*column north); "corners": four, row by row; "tile": one in each tile.'
         )
     )
     queues: Count = field(metadata=_about("Queues of an engine; each executes one section of a program, in order."))
@@ -245,6 +246,15 @@ class Hbm:
         default=Fraction(0), metadata=_about("tRTW: from a read command to a write command of the channel.")
     )
 
+    attach: Literal["engines", "edges"] = field(
+        default="engines",
+        metadata=_about(
+            'How the memory is reached. "engines": every DMA engine has a way of its own to all channels, which takes '
+            '`hbm.controller`; "edges": the stacks sit at the west and the east edge by turns, their channels spread '
+            "over its rows, and what goes between a channel and an engine crosses the network as well."
+        ),
+    )
+
     @property
     def channel_count(self) -> int:
         """Channels of all stacks."""
@@ -315,13 +325,28 @@ class Machine:
     @property
     def dma_engines(self) -> int:
         """Number of DMA engines."""
-        return 2 * self.tiles.rows if self.dma.placement == "row-ends" else self.tiles.count
+        rows, columns = self.tiles.rows, self.tiles.columns
+        counts = {"row-ends": 2 * rows, "west": rows, "column-ends": 2 * columns, "corners": 4, "tile": rows * columns}
+        return counts[self.dma.placement]
 
     def dma_position(self, engine: int) -> tuple[int, int]:
         """Row and column of the tile where a DMA engine attaches to the network."""
-        if self.dma.placement == "row-ends":
-            return engine // 2, (self.tiles.columns - 1) * (engine % 2)
-        return divmod(engine, self.tiles.columns)
+        south, east = self.tiles.rows - 1, self.tiles.columns - 1
+        pair, second = divmod(engine, 2)
+        return {
+            "row-ends": (pair, second * east),
+            "west": (engine, 0),
+            "column-ends": (second * south, pair),
+            "corners": (pair * south, second * east),
+            "tile": divmod(engine, self.tiles.columns),
+        }[self.dma.placement]
+
+    def channel_position(self, channel: int) -> tuple[int, int]:
+        """Row and column of the tile where a channel attaches to the network, if `hbm.attach` is "edges"."""
+        stack, number = divmod(channel, self.hbm.channels)
+        beside = (self.hbm.stacks + 1 - stack % 2) // 2  # stacks at the same edge
+        row = (2 * (stack // 2 * self.hbm.channels + number) + 1) * self.tiles.rows // (2 * beside * self.hbm.channels)
+        return row, (self.tiles.columns - 1) * (stack % 2)
 
     def peak_macs_per_cycle(self, dtype: str) -> int | Fraction:
         """Multiply-accumulates a cycle of all tiles, exactly; 0 for a dtype that the arrays cannot multiply."""
