@@ -34,7 +34,8 @@ CHOICES = {  # what machines differ in; nothing: as kpu-tiny
              "dma.bandwidth=5.5B/cycle", "noc.bandwidth=2.7B/cycle", "sram.ports.dma=3B/cycle"],
     "setup": ["", "dma.setup=0cycles", "dma.setup=9cycles"],
     "limit": ["", "dma.outstanding=1B", "dma.outstanding=96B"],
-    "rows": ["", "dma.rows=0.3rows/cycle"],
+    "rows": ["", "dma.rows=0.3rows/cycle", "dma.rows=0.3rows/cycle dma.coalesce=96B"],
+    "priorities": ["", "dma.priorities=[0,1,0,1]"],
     "hop": ["", "noc.hop=0cycles sram.latency=0cycles", "noc.hop=5cycles"],
     "channels": ["", "hbm.channels=1", "hbm.channels=8 hbm.hash=rotate", "hbm.bandwidth=4096B/cycle"],
     "latency": ["", "hbm.controller=0cycles hbm.read=0cycles hbm.row_activate=0cycles hbm.precharge=0cycles "

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import repeat
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
 from attrs import define
 
 from kpusim.engines.hbm import Run
@@ -20,14 +23,15 @@ __all__ = ["NOTHING", "Chunk", "Transfer", "Transfers"]
 
 @define
 class Chunk:
-    """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on), listed rows.
+    """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on).
 
+    `descriptors`: what a gather or scatter issues for it, one by one; 0 for a box, whose one descriptor is the set-up.
     `first`: bytes of the transfer before it.
     """
 
     size: int
     runs: tuple[Run, ...]
-    rows: int
+    descriptors: int
     first: int
 
 
@@ -56,6 +60,8 @@ class Transfer:
 Segment = tuple[int, int, int, int]
 """(address, count, pitch, length): `count` stretches of `length` bytes, `pitch` bytes from one start to the next."""
 
+Integers = npt.NDArray[np.int64]
+
 NOTHING = Transfer("none", 0, (), range(0), -1)
 KINDS = {
     "load": "load", "gather": "load", "store": "store", "scatter": "store", "scatter_add": "add", "copy": "copy",
@@ -68,6 +74,7 @@ class Transfers:
     def __init__(self, addresses: tuple[int, ...], chunk_bytes: int, machine: Machine):
         self._addresses, self._chunk_bytes = addresses, chunk_bytes
         self._interleave, self._access = machine.hbm.interleave_bytes, machine.hbm.access_bytes
+        self._reach = machine.dma.coalesce_bytes
         self._tiles = range(machine.tiles.count)
         self._shapes: dict[tuple[int, tuple[int, ...], int], tuple[Chunk, ...]] = {}
 
@@ -79,13 +86,13 @@ class Transfers:
         base = 0
         if kind == "copy":
             assert isinstance(first, ViewAt) and isinstance(second, ViewAt)
-            chunks = self._cut([(0, 1, 1, second.size_bytes)], 0)
+            chunks = self._cut([(0, 1, 1, second.size_bytes)])
             tiles, source = self._named(step, first), self._named(step, second)[0]
             return Transfer(kind, 0, chunks, tiles, source, first, second)
         view, box = (first, second) if kind == "load" else (second, first)
         assert isinstance(view, ViewAt) and isinstance(box, BoxAt)
         if len(operands) > 2 and isinstance(operands[2], RowsAt):
-            chunks = self._cut(_listed(box, operands[2].values, self._addresses[box.number]), 1)
+            chunks = self._listed(box, operands[2].values)
         else:
             base, chunks = self._box(box)
         if kind == "load":
@@ -106,7 +113,7 @@ class Transfers:
         starts, sizes = box.clamped
         tensor, address = box.tensor, self._addresses[box.number]
         if tensor.block:
-            return 0, self._cut(list(_blocked(tensor, starts, sizes, address)) if all(sizes) else [], 0)
+            return 0, self._cut(list(_blocked(tensor, starts, sizes, address)) if all(sizes) else [])
         offset = 0
         for start, stride in zip(starts, _strides(tensor.stored), strict=True):
             offset += start * stride
@@ -114,31 +121,58 @@ class Transfers:
         key = box.number, sizes, inside
         chunks = self._shapes.get(key)
         if chunks is None:
-            chunks = self._shapes[key] = self._cut(_segments(tensor, sizes, inside), 0)
+            chunks = self._shapes[key] = self._cut(_segments(tensor, sizes, inside))
         return base, chunks
 
-    def _cut(self, whole: list[Segment], rows_each: int) -> tuple[Chunk, ...]:
-        """Segments in order, in chunks of at most the chunk size; each run of one is `rows_each` listed rows."""
+    def _cut(self, whole: list[Segment]) -> tuple[Chunk, ...]:
+        """Segments in order, in chunks of at most the chunk size."""
         chunks: list[Chunk] = []
         segments: list[Segment] = []
-        size = rows = before = 0
+        size = before = 0
         for address, count, pitch, length in _pieces(whole, self._chunk_bytes):
             while count:
                 part = min((self._chunk_bytes - size) // length, count)
                 if not part:
-                    chunks.append(self._chunk(size, segments, rows, before))
-                    segments, size, rows, before = [], 0, 0, before + size
+                    chunks.append(self._chunk(size, segments, before))
+                    segments, size, before = [], 0, before + size
                     continue
                 segments.append((address, part, pitch, length))
-                size, rows = size + part * length, rows + part * rows_each
+                size += part * length
                 address, count = address + part * pitch, count - part
         if segments:
-            chunks.append(self._chunk(size, segments, rows, before))
+            chunks.append(self._chunk(size, segments, before))
         return tuple(chunks)
 
-    def _chunk(self, size: int, segments: list[Segment], rows: int, before: int) -> Chunk:
+    def _chunk(self, size: int, segments: list[Segment], before: int) -> Chunk:
         runs = (run for segment in segments for run in _block_runs(segment, self._interleave, self._access))
-        return Chunk(size, tuple(runs), rows, before)
+        return Chunk(size, tuple(runs), 0, before)
+
+    def _listed(self, box: BoxAt, rows: tuple[int, ...]) -> tuple[Chunk, ...]:
+        """Listed rows of a tensor, in the order of the list, in chunks of at most the chunk size."""
+        starts, lengths = _split(*_stretches(box, rows, self._addresses[box.number]), self._chunk_bytes)
+        ends = lengths.cumsum()
+        chunks: list[Chunk] = []
+        first = 0
+        while first < len(ends):
+            before = int(ends[first] - lengths[first])
+            last = int(ends.searchsorted(before + self._chunk_bytes, "right"))
+            chunks.append(self._listed_chunk(starts[first:last], lengths[first:last], before))
+            first = last
+        return tuple(chunks)
+
+    def _listed_chunk(self, starts: Integers, lengths: Integers, before: int) -> Chunk:
+        """The chunk of stretches that are listed one behind the other, neighbours coalesced."""
+        firsts, ends = _coalesced(starts, starts + lengths, self._reach)
+        access, interleave = self._access, self._interleave
+        firsts -= firsts % access
+        blocks = firsts // interleave
+        if (ends <= (blocks + 1) * interleave).all():
+            bursts = -((firsts - ends) // access)
+            runs = tuple(zip(blocks.tolist(), repeat(1), repeat(1), bursts.tolist(), strict=False))
+        else:
+            pairs = zip(firsts.tolist(), ends.tolist(), strict=True)
+            runs = tuple([run for first, end in pairs for run in _contiguous(first, end, interleave, access)])
+        return Chunk(int(lengths.sum()), runs, len(firsts), before)
 
 
 def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:
@@ -197,18 +231,42 @@ def _blocked(tensor: Tensor, starts: tuple[int, ...], sizes: tuple[int, ...], ad
                     yield at, bottom - top, columns * bits // 8, -(-(right - left) * bits // 8)
 
 
-def _listed(box: BoxAt, rows: tuple[int, ...], address: int) -> list[Segment]:
-    """The segments behind listed rows of a tensor; a row outside it is nothing (as the clamp of a box)."""
-    starts, sizes = box.clamped
+def _stretches(box: BoxAt, rows: tuple[int, ...], address: int) -> tuple[Integers, Integers]:
+    """(starts, lengths) of the stretches behind listed rows, in bytes; a row outside the tensor is nothing."""
+    (_, *starts), (_, *sizes) = box.clamped
     tensor = box.tensor
-    places = [box.starts[0] + row for row in rows if 0 <= box.starts[0] + row < tensor.shape[0]]
+    places = np.asarray(rows, np.int64) + box.starts[0]
+    places = places[(places >= 0) & (places < tensor.shape[0])]
     if tensor.block:
-        return [part for place in places for part in _blocked(tensor, (place, *starts[1:]), (1, *sizes[1:]), address)]
+        parts = [part for place in places.tolist() for part in _blocked(tensor, (place, *starts), (1, *sizes), address)]
+        apart = [(at + i * pitch, length) for at, count, pitch, length in parts for i in range(count) if length]
+        return np.array([at for at, _ in apart], np.int64), np.array([length for _, length in apart], np.int64)
     bits, strides = DTYPE_BITS[tensor.dtype], _strides(tensor.stored)
-    inside = sum(start * stride for start, stride in zip(starts[1:], strides[1:], strict=True)) * bits // 8
-    one = _segments(tensor, (1, *sizes[1:]), address + inside)
-    pitch = strides[0] * bits // 8
-    return [(at + place * pitch, *rest) for place in places for at, *rest in one]  # type: ignore[misc]
+    inside = sum([start * stride for start, stride in zip(starts, strides[1:], strict=True)]) * bits // 8
+    one = _segments(tensor, (1, *sizes), address + inside)
+    if not one:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    ((first, count, pitch, length),) = one  # of three dimensions at most, one of which is a single row
+    offsets = np.arange(first, first + count * pitch, pitch)
+    ats = np.add.outer(places * (strides[0] * bits) // 8, offsets).ravel()
+    return ats, np.full(len(ats), length)
+
+
+def _split(starts: Integers, lengths: Integers, most: int) -> tuple[Integers, Integers]:
+    """The same stretches with none longer than `most` bytes."""
+    if lengths.max(initial=0) <= most:
+        return starts, lengths
+    pieces = -(-lengths // most)
+    before = np.arange(pieces.sum()) - np.repeat(pieces.cumsum() - pieces, pieces)
+    before *= most
+    return np.repeat(starts, pieces) + before, np.minimum(np.repeat(lengths, pieces) - before, most)
+
+
+def _coalesced(starts: Integers, ends: Integers, reach: int) -> tuple[Integers, Integers]:
+    """(starts, ends) of the descriptors: neighbours in list and memory are one inside an aligned block of `reach`."""
+    joined = (starts[1:] == ends[:-1]) & (starts[:-1] // reach == (ends[1:] - 1) // reach)
+    heads = np.flatnonzero(np.concatenate(([True], ~joined)))
+    return starts[heads], ends[np.concatenate((heads[1:], [len(ends)])) - 1]
 
 
 def _block_runs(segment: Segment, interleave: int, access: int) -> Iterator[Run]:
