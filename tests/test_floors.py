@@ -20,6 +20,7 @@ FLOORS = {
     "machine": 2,
     "dtypes": 1.1,
     "costs": 2.1,
+    "dram": 2.1,
     "engines": 3,
     "operators": 3,
     "plan": 4,

@@ -1,0 +1,303 @@
+"""The memory controller of one channel: two buffers, FR-FCFS in two command slots a tick, all-bank refresh.
+
+Each tick has a column slot (RD, WR) and then a row slot (ACT, PRE, PREA, REF). A request whose own ACT has been issued
+leaves its buffer for the active ones, which hold their bank open until they are served. In both slots the oldest
+request that is ready goes first; rows stay open until a conflict or a refresh. Writes wait until they fill `WRITE_HIGH`
+of their buffer, or no read waits, and are then drained down to `WRITE_LOW`.
+
+HBM3 issues on both edges of CK: RD, WR, ACT and REF at odd ticks, PRE and PREA at any. JEDEC's rule for row commands
+paired within a CK needs no code: tRAS, tPPD and tRFC of at least a CK each already keep apart what it does.
+
+Nothing can happen in a tick in which no request arrives, no gap ends and no refresh falls due, and which follows no
+tick with a command; `next_tick` says which to look at, so that the others are skipped.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from fractions import Fraction
+
+from kpusim.dram.buffer import NONE, Buffer
+from kpusim.dram.requests import Requests
+from kpusim.dram.timing import Timing
+from kpusim.machine.dram import Dram
+
+__all__ = ["Controller"]
+
+WRITE_HIGH = Fraction(8, 10)
+WRITE_LOW = Fraction(2, 10)
+"""Parts of the write buffer, as Ramulator 2's defaults."""
+
+FORWARDED_TICKS = 1
+"""From the arrival of a read to its data, where a buffered write has it."""
+
+NEVER = 1 << 62
+
+
+class Controller:
+    """One channel that serves requests. Between ticks it is offered some (`offer`), then it takes a step (`tick`).
+
+    accepted: tick after which a request came in. issued: tick of its RD or WR. done: tick at which a read's data is
+    complete (NONE: not yet). row_hits, row_misses, row_conflicts: requests by their first command (RD or WR, ACT, PRE).
+    """
+
+    def __init__(self, dram: Dram, queue: int, requests: Requests):
+        self.accepted = [NONE] * len(requests)
+        self.issued = [NONE] * len(requests)
+        self.done = [NONE] * len(requests)
+        self.row_hits = self.row_misses = self.row_conflicts = self.reads_issued = self.columns_issued = 0
+        self._requests, self._queue, self._dram = requests, queue, dram
+        timing = self._timing = Timing(dram)
+        reads, writes = (Buffer(requests.rows, requests.banks, timing.pseudochannel) for _ in range(2))
+        self._reads, self._writes = self._buffers = reads, writes
+        self._high, self._low = WRITE_HIGH * queue, WRITE_LOW * queue
+        self._draining = False  # writes
+        self._forwards: set[int] = set()  # addresses of buffered writes
+        self._active: list[int] = []
+        self._counted = bytearray(len(requests))
+        self._open_row = [NONE] * len(timing.pseudochannel)
+        self._held = [False] * len(timing.pseudochannel)
+        self._refreshes: list[int] = []  # pseudo-channels that are due
+        self._next_refresh = dram.refresh_ticks
+        self._odd = int(dram.both_edges)
+        self._column_wake = self._row_wake = 0  # nothing is ready before
+        self._progress = True
+
+    def offer(self, request: int, tick: int) -> bool:
+        """Offers the next request between a tick and the one behind; False if its buffer is full."""
+        write, addresses = self._requests.writes[request], self._requests.addresses
+        if addresses is not None and addresses[request] in self._forwards:
+            if not write:
+                self.done[request] = tick + FORWARDED_TICKS
+            self.accepted[request] = tick
+            return True
+        buffer = self._buffers[write]
+        if buffer.size == self._queue:
+            return False
+        bank = self._requests.banks[request]
+        buffer.add(request, self._open_row[bank], self._held[bank])
+        self._column_wake = self._row_wake = 0
+        if write and addresses is not None:
+            self._forwards.add(addresses[request])
+        self.accepted[request] = tick
+        return True
+
+    def tick(self, tick: int) -> None:
+        """One step; ticks ascend."""
+        self._progress = False
+        if tick == self._next_refresh:
+            self._next_refresh += self._dram.refresh_ticks
+            self._refreshes += range(self._dram.organisation.pseudochannels)
+            self._wake()
+        self._choose_buffer()
+        if tick >= self._column_wake:
+            self._column(tick)
+            self._choose_buffer()
+        if tick >= self._row_wake:
+            self._row(tick)
+
+    def next_tick(self, tick: int) -> int:
+        """The tick to look at after this one, if nothing arrives before."""
+        if self._progress:
+            return tick + 1
+        return max(tick + 1, min(self._column_wake, self._row_wake, self._next_refresh))
+
+    def _wake(self) -> None:
+        self._column_wake = self._row_wake = 0
+        self._progress = True
+
+    def _choose_buffer(self) -> None:
+        """Turns to the writes, or back, where the buffers' sizes say so; not while a refresh is due."""
+        if self._refreshes:
+            return
+        reads, writes = self._reads.size, self._writes.size
+        if (reads and writes < self._low) if self._draining else (not reads or writes > self._high):
+            self._draining = not self._draining
+            self._wake()
+
+    def _column(self, tick: int) -> None:
+        """The column slot: of the active requests the oldest that is ready, else of the buffer's hits."""
+        if tick < self._timing.column_bus or (self._odd and not tick & 1):
+            self._column_wake = max(tick + 1, self._timing.column_bus) | self._odd
+            return
+        self._column_wake = NEVER
+        request = self._first_column(self._active, tick)
+        if request != NONE:
+            self._active.remove(request)
+            self._release(self._requests.banks[request])
+        elif not self._refreshes:
+            buffer = self._buffers[self._draining]
+            request = self._first_column(buffer.hits, tick)
+            if request != NONE:
+                self._leave(request)
+                buffer.take_hit(request)
+                self.row_hits += self._first_command(request)
+        if request == NONE:
+            self._column_wake |= self._odd
+        else:
+            self._issue(request, tick)
+
+    def _first_column(self, requests: list[int], tick: int) -> int:
+        """The first request whose RD or WR is allowed, or NONE; then wakes when the first one will be."""
+        timing, banks, writes = self._timing, self._requests.banks, self._requests.writes
+        group, rank = timing.group, timing.rank
+        wake = self._column_wake
+        for request in requests:
+            bank, write = banks[request], writes[request]
+            ready = timing.bank_column[write][bank]
+            limit = timing.group_column[write][group[bank]]
+            if ready < limit:
+                ready = limit
+            limit = timing.rank_column[write][rank[bank]]
+            if ready < limit:
+                ready = limit
+            if ready <= tick:
+                return request
+            if ready < wake:
+                wake = ready
+        self._column_wake = wake
+        return NONE
+
+    def _issue(self, request: int, tick: int) -> None:
+        """RD or WR of a request."""
+        bank = self._requests.banks[request]
+        self.issued[request] = tick
+        if self._requests.writes[request]:
+            self._timing.on_write(tick, bank)
+        else:
+            self._timing.on_read(tick, bank)
+            self.done[request] = tick + self._dram.read_ticks
+            self.reads_issued += 1
+        self.columns_issued += 1
+        self._column_wake = self._timing.column_bus
+        self._progress = True
+
+    def _release(self, bank: int) -> None:
+        self._held[bank] = False
+        for buffer in self._buffers:
+            if buffer.release(bank):
+                self._row_wake = 0
+        if self._refreshes:
+            self._row_wake = 0
+
+    def _leave(self, request: int) -> None:
+        """A request leaves its buffer: a write there no longer answers reads."""
+        if self._forwards and self._requests.writes[request]:
+            assert self._requests.addresses is not None
+            self._forwards.discard(self._requests.addresses[request])
+
+    def _first_command(self, request: int) -> bool:
+        """Whether this is the first command for a request; it is counted only then."""
+        if self._counted[request]:
+            return False
+        self._counted[request] = True
+        return True
+
+    def _row(self, tick: int) -> None:
+        """The row slot: what a refresh needs, else ACT or PRE for the oldest request that is ready."""
+        if tick < self._timing.row_bus:
+            self._row_wake = self._timing.row_bus
+            return
+        self._row_wake = NEVER
+        if self._refreshes:
+            self._refresh(tick)
+            return
+        buffer = self._buffers[self._draining]
+        opener, conflict = self._first_opener(buffer, tick), self._first_conflict(buffer, tick)
+        if opener != NONE and (conflict == NONE or opener < conflict):
+            self._activate(opener, tick)
+        elif conflict != NONE:
+            self._precharge(conflict, tick)
+        else:
+            return
+        self._row_wake = self._timing.row_bus
+        self._progress = True
+
+    def _first_opener(self, buffer: Buffer, tick: int) -> int:
+        """The first request whose ACT is allowed, or NONE; wakes when another one will be."""
+        timing, banks, found, wake = self._timing, self._requests.banks, NONE, self._row_wake
+        falling = self._odd and not tick & 1
+        for requests, limit in zip(buffer.openers, timing.activate, strict=True):
+            if not requests:
+                continue
+            if falling or limit > tick:
+                wake = min(wake, max(limit, tick + 1) | self._odd)
+                continue
+            for request in requests:
+                bank = banks[request]
+                ready = max(timing.bank_activate[bank], timing.group_activate[timing.group[bank]])
+                if ready <= tick:
+                    if found == NONE or request < found:
+                        found = request
+                    break
+                if ready < wake:
+                    wake = ready | self._odd
+        self._row_wake = wake
+        return found
+
+    def _first_conflict(self, buffer: Buffer, tick: int) -> int:
+        """The first request whose PRE is allowed, or NONE; wakes when another one will be."""
+        ready_at, banks, found, wake = self._timing.bank_precharge, self._requests.banks, NONE, self._row_wake
+        for requests, limit in zip(buffer.conflicts, self._timing.precharge, strict=True):
+            if limit > tick:
+                if requests and limit < wake:
+                    wake = limit
+                continue
+            for request in requests:
+                ready = ready_at[banks[request]]
+                if ready <= tick:
+                    if found == NONE or request < found:
+                        found = request
+                    break
+                if ready < wake:
+                    wake = ready
+        self._row_wake = wake
+        return found
+
+    def _activate(self, request: int, tick: int) -> None:
+        bank, row = self._requests.banks[request], self._requests.rows[request]
+        self._timing.on_activate(tick, bank)
+        self._leave(request)
+        self._buffers[self._draining].take_opener(request)
+        self._open_row[bank] = row
+        self._held[bank] = True
+        for buffer in self._buffers:
+            buffer.open(bank, row)
+        insort(self._active, request, key=self.accepted.__getitem__)
+        self.row_misses += self._first_command(request)
+        self._column_wake = 0
+
+    def _precharge(self, request: int, tick: int) -> None:
+        bank = self._requests.banks[request]
+        self._timing.on_precharge(tick, bank)
+        self._close(bank)
+        self.row_conflicts += self._first_command(request)
+
+    def _close(self, bank: int) -> None:
+        self._open_row[bank] = NONE
+        for buffer in self._buffers:
+            buffer.close(bank)
+
+    def _refresh(self, tick: int) -> None:
+        """PREA or REF for the first pseudo-channel that is due; PREA waits for its active requests."""
+        timing, pseudochannel = self._timing, self._refreshes[0]
+        banks = [bank for bank, each in enumerate(timing.pseudochannel) if each == pseudochannel]
+        opened = [bank for bank in banks if self._open_row[bank] != NONE]
+        if any(self._held[bank] for bank in opened):
+            return  # their release wakes the slot
+        if opened:
+            ready = max(timing.precharge_all[pseudochannel], timing.precharge[pseudochannel])
+        else:
+            ready = timing.refresh[pseudochannel]
+            ready = max(ready, tick) | self._odd
+        if ready > tick:
+            self._row_wake = ready
+            return
+        if opened:
+            timing.on_precharge_all(tick, pseudochannel)
+            for bank in opened:
+                self._close(bank)
+        else:
+            timing.on_refresh(tick, pseudochannel)
+            del self._refreshes[0]
+        self._wake()

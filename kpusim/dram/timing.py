@@ -1,0 +1,118 @@
+"""What each command forbids, and until when: the earliest tick of every next command."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kpusim.machine.dram import Dram
+
+__all__ = ["Timing"]
+
+Ticks = list[int]
+
+
+class Timing:
+    """Earliest ticks of commands, each over all earlier commands; a command needs the latest of those that concern it.
+
+    Banks count through pseudo-channels, stack ids, bank groups and banks; groups and ranks (a stack id of a
+    pseudo-channel) alike. Lists of `..._column` hold those of RD, then those of WR.
+    """
+
+    def __init__(self, dram: Dram):
+        organisation, self._gaps = dram.organisation, dram.gaps
+        pseudochannels, self._stack_ids = organisation.pseudochannels, organisation.stack_ids
+        self._banks = organisation.banks_of_pseudochannel
+        banks = range(pseudochannels * self._banks)
+        self.group = [bank // organisation.banks for bank in banks]
+        self.rank = [group // organisation.bank_groups for group in self.group]
+        self.pseudochannel = [bank // self._banks for bank in banks]
+        groups, ranks = self.group[-1] + 1, self.rank[-1] + 1
+        self.column_bus = self.row_bus = 0
+        self.bank_column: tuple[Ticks, Ticks] = [0] * len(banks), [0] * len(banks)
+        self.group_column: tuple[Ticks, Ticks] = [0] * groups, [0] * groups
+        self.rank_column: tuple[Ticks, Ticks] = [0] * ranks, [0] * ranks
+        self.bank_activate: Ticks = [0] * len(banks)
+        self.group_activate: Ticks = [0] * groups
+        self.activate: Ticks = [0] * pseudochannels
+        self.bank_precharge: Ticks = [0] * len(banks)
+        self.precharge: Ticks = [0] * pseudochannels
+        self.precharge_all: Ticks = [0] * pseudochannels
+        self.refresh: Ticks = [0] * pseudochannels
+        self._last_activates = [deque([-self._gaps.act_faw] * 4, maxlen=4) for _ in range(pseudochannels)]
+
+    def on_read(self, tick: int, bank: int) -> None:
+        """RD of a bank at a tick."""
+        gaps, rank = self._gaps, self.rank[bank]
+        self.column_bus = tick + gaps.col_colbus
+        _raise(self.group_column[0], self.group[bank], tick + gaps.rd_rd_bg)
+        for each in self._ranks(bank):
+            _raise(self.rank_column[0], each, tick + (gaps.rd_rd if each == rank else gaps.rd_rd_othersid))
+            _raise(self.rank_column[1], each, tick + gaps.rd_wr)
+        self._before_precharge(bank, tick + gaps.rd_pre)
+
+    def on_write(self, tick: int, bank: int) -> None:
+        """WR of a bank at a tick."""
+        gaps, group = self._gaps, self.group[bank]
+        self.column_bus = tick + gaps.col_colbus
+        _raise(self.group_column[0], group, tick + gaps.wr_rd_bg)
+        _raise(self.group_column[1], group, tick + gaps.wr_wr_bg)
+        for each in self._ranks(bank):
+            _raise(self.rank_column[0], each, tick + gaps.wr_rd)
+            _raise(self.rank_column[1], each, tick + gaps.wr_wr)
+        self._before_precharge(bank, tick + gaps.wr_pre)
+
+    def on_activate(self, tick: int, bank: int) -> None:
+        """ACT of a bank at a tick."""
+        gaps, pseudochannel = self._gaps, self.pseudochannel[bank]
+        last = self._last_activates[pseudochannel]
+        last.append(tick)
+        self.row_bus = tick + gaps.act_rowbus
+        _raise(self.bank_column[0], bank, tick + gaps.act_rd)
+        _raise(self.bank_column[1], bank, tick + gaps.act_wr)
+        _raise(self.bank_activate, bank, tick + gaps.act_act_bank)
+        _raise(self.group_activate, self.group[bank], tick + gaps.act_act_bg)
+        _raise(self.activate, pseudochannel, max(tick + gaps.act_act, last[0] + gaps.act_faw))
+        _raise(self.refresh, pseudochannel, tick + gaps.act_ref)
+        self._before_precharge(bank, tick + gaps.act_pre)
+
+    def on_precharge(self, tick: int, bank: int) -> None:
+        """PRE of a bank at a tick."""
+        _raise(self.bank_activate, bank, tick + self._gaps.pre_act)
+        self._after_precharge(tick, self.pseudochannel[bank])
+
+    def on_precharge_all(self, tick: int, pseudochannel: int) -> None:
+        """PREA of a pseudo-channel at a tick."""
+        self._before_activate(pseudochannel, tick + self._gaps.pre_act)
+        self._after_precharge(tick, pseudochannel)
+
+    def on_refresh(self, tick: int, pseudochannel: int) -> None:
+        """REF of a pseudo-channel at a tick."""
+        self.row_bus = tick + 1
+        self._before_activate(pseudochannel, tick + self._gaps.ref_act)
+        _raise(self.precharge_all, pseudochannel, tick + self._gaps.ref_prea)
+
+    def _ranks(self, bank: int) -> range:
+        """All ranks of a bank's pseudo-channel."""
+        first = self.pseudochannel[bank] * self._stack_ids
+        return range(first, first + self._stack_ids)
+
+    def _before_precharge(self, bank: int, tick: int) -> None:
+        """Neither PRE of a bank nor PREA of its pseudo-channel before a tick."""
+        _raise(self.bank_precharge, bank, tick)
+        _raise(self.precharge_all, self.pseudochannel[bank], tick)
+
+    def _before_activate(self, pseudochannel: int, tick: int) -> None:
+        """No ACT in a pseudo-channel before a tick."""
+        for bank in range(pseudochannel * self._banks, (pseudochannel + 1) * self._banks):
+            _raise(self.bank_activate, bank, tick)
+
+    def _after_precharge(self, tick: int, pseudochannel: int) -> None:
+        self.row_bus = tick + 1
+        _raise(self.precharge, pseudochannel, tick + self._gaps.pre_pre)
+        _raise(self.refresh, pseudochannel, tick + self._gaps.pre_ref)
+
+
+def _raise(ticks: Ticks, index: int, tick: int) -> None:
+    """Makes one of the ticks no earlier than `tick`."""
+    if ticks[index] < tick:
+        ticks[index] = tick

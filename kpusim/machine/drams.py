@@ -1,0 +1,178 @@
+"""DRAMs by name: files of `kpusim/drams` and of users, and the DRAM that a machine file describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
+
+from kpusim.errors import UserError
+from kpusim.machine.dram import Dram, DramTiming, Organisation
+from kpusim.machine.quantities import DELAY, parse
+from kpusim.machine.spec import Machine
+from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
+from kpusim.tomlfile import Key, TomlFile, read_toml
+
+__all__ = ["dram_names", "dram_of", "load_dram"]
+
+_DRAMS = Path(__file__).parent.parent / "drams"
+PICOSECONDS = 10**12
+LARGEST = 1 << 24  # of any count or timing: far above every DRAM, and exact arithmetic stays quick
+MOST_BANKS = 1 << 10
+
+
+def dram_names() -> tuple[str, ...]:
+    """Names of the DRAMs that come with kpusim, sorted by kind and rate."""
+    names = (path.stem.rpartition("-") for path in _DRAMS.glob("*.toml"))
+    return tuple("".join(parts) for parts in sorted(names, key=lambda parts: (parts[0], int(parts[2]))))
+
+
+def load_dram(name_or_path: str | Path) -> Dram:
+    """The DRAM of that name, or of the TOML file at that path.
+
+    Raises UserError, naming file, line and key, for one that is unknown, unreadable, misspelt or impossible.
+    """
+    names = dram_names()
+    if name_or_path in names:
+        return _structure(read_toml(_DRAMS / f"{name_or_path}.toml"))
+    if Path(name_or_path).suffix == ".toml" or Path(name_or_path).exists():
+        return _structure(read_toml(Path(name_or_path)))
+    raise UserError("unknown DRAM", found=str(name_or_path), allowed=[*names, "a path to a .toml file"])
+
+
+def dram_of(machine: Machine) -> Dram:
+    """One channel of a machine's HBM as a DRAM of its own: one pseudo-channel, and times in CK, rounded up.
+
+    A CK is half the time of a burst. Commands take the bus as HBM2's do. tRAS is what tRC leaves to tRP; where the
+    file knows one time for two (tRCD, tRRD, tWTR), both are that.
+    """
+    hbm = machine.hbm
+    ck = Fraction(hbm.access_bytes) / hbm.channel_bytes_per_cycle / 2  # in core cycles
+
+    def cks(cycles: int | Fraction) -> int:
+        return ceil(cycles / ck)
+
+    groups = hbm.bank_groups
+    rows = hbm.capacity_bytes // (hbm.channels * hbm.banks * hbm.row_bytes)
+    organisation = Organisation(
+        pseudochannels=1,
+        stack_ids=1,
+        bank_groups=groups,
+        banks=hbm.banks // groups,
+        rows=max(1, rows),
+        columns=4 * (hbm.row_bytes // hbm.access_bytes),
+        prefetch=4,
+        width=2 * hbm.access_bytes,
+    )
+    opening, closing = cks(hbm.row_activate_cycles), cks(hbm.precharge_cycles)
+    gap, turn = cks(hbm.activate_gap_cycles), cks(hbm.write_to_read_cycles)
+    timing = DramTiming(
+        bl=2,
+        cl=max(0, cks(hbm.read_cycles) - 2),
+        cwl=cks(hbm.write_latency_cycles),
+        rcdrd=opening,
+        rcdwr=opening,
+        rp=closing,
+        ras=max(0, cks(hbm.row_cycle_cycles) - closing),
+        rc=cks(hbm.row_cycle_cycles),
+        rtp=cks(hbm.read_to_precharge_cycles),
+        wr=cks(hbm.write_recovery_cycles),
+        ccds=2,
+        ccdl=max(2, cks(hbm.same_group_gap_cycles)),
+        rrds=gap,
+        rrdl=gap,
+        faw=cks(hbm.four_activates_cycles),
+        wtrs=turn,
+        wtrl=turn,
+        rtw=cks(hbm.read_to_write_cycles),
+        refi=cks(hbm.refresh_interval_cycles),
+        rfc=cks(hbm.refresh_cycles),
+    )
+    ck_ps = ck * PICOSECONDS / machine.clock_hz
+    return Dram(machine.name, machine.description, ck_ps, "hbm2", organisation, timing)
+
+
+def _structure(file: TomlFile) -> Dram:
+    try:
+        dram: Dram = _converter().structure(file.table, Dram)
+    except cattrs.ClassValidationError as group:
+        path, error = telling_error(group, _key)
+        raise _user_error(file, tuple(map(str, path)), error) from None
+    for path, problem, allowed in _contradictions(dram):
+        raise UserError(problem, where=file.where(path), found=at(file.table, path), allowed=allowed)
+    return dram
+
+
+def _key(attribute: attrs.Attribute[Any]) -> str:
+    return "ck" if attribute.name == "ck_ps" else attribute.name
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def table_hook(cls: type) -> Any:
+        renames = {a.name: override(rename=_key(a)) for a in attrs.fields(cls) if a.name != _key(a)}
+        structure: Any = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
+
+        def from_table(found: object, kind: Any) -> object:
+            if not isinstance(found, dict):
+                raise BadValue("not a table", f"a table with {', '.join(map(_key, attrs.fields(cls)))}")
+            return structure(found, kind)
+
+        return from_table
+
+    def count(found: object, kind: Any) -> object:
+        if not 0 <= exactly(found, int) <= LARGEST:  # type: ignore[operator]
+            raise BadValue("out of range", f"0 to {LARGEST}")
+        return found
+
+    converter.register_structure_hook_factory(attrs.has, table_hook)
+    converter.register_structure_hook_func(has_origin(Literal), choice)
+    converter.register_structure_hook_func(has_origin(UnionType), count)
+    converter.register_structure_hook(int, count)
+    converter.register_structure_hook(str, exactly)
+    converter.register_structure_hook(Fraction, lambda found, kind: parse(found, DELAY, PICOSECONDS))
+    return converter
+
+
+def _user_error(file: TomlFile, path: tuple[str, ...], error: BaseException) -> UserError:
+    """The message for one error of structuring."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        extra = next(key for key in at(file.table, path) if key in error.extra_fields)
+        keys = [_key(a) for a in attrs.fields(error.cl)]
+        return UserError("unknown key", where=file.where((*path, extra)), found=extra, allowed=keys)
+    if isinstance(error, KeyError):
+        return UserError("missing", where=file.where(path))
+    if not isinstance(error, BadValue):
+        error = BadValue("not a table", "a table")
+    return UserError(error.problem, where=file.where(path), found=at(file.table, path), allowed=error.allowed)
+
+
+def _contradictions(dram: Dram) -> Iterator[tuple[tuple[Key, ...], str, str | None]]:
+    """(key, problem, what is allowed) of what no DRAM can be."""
+    organisation, timing = dram.organisation, dram.timing
+    if dram.ck_ps <= 0:
+        yield ("ck",), "must be more than 0", 'such as "625 ps"'
+    for name, value in attrs.asdict(organisation).items():
+        if value < 1 or (name != "rows" and value & (value - 1)):
+            yield ("organisation", name), "not a power of two" if value else "too small", "1, 2, 4, ..."
+    if organisation.columns < organisation.prefetch:
+        yield ("organisation", "columns"), "a row is shorter than a burst", "organisation.prefetch at least"
+    if organisation.prefetch * organisation.width < 8:
+        yield ("organisation", "width"), "a burst is shorter than a byte", None
+    if organisation.pseudochannels * organisation.banks_of_pseudochannel > MOST_BANKS:
+        yield ("organisation", "banks"), "too many banks", f"{MOST_BANKS} in all pseudo-channels"
+    if not timing.bl:
+        yield ("timing", "bl"), "too small", "at least 1"
+    if timing.refi <= timing.rfc + timing.rc:
+        yield ("timing", "refi"), "no time is left between refreshes", "more than timing.rfc + timing.rc"
+    for name in ("ras", "rfc", "ppd"):
+        if dram.both_edges and not getattr(timing, name):
+            yield ("timing", name), f"{dram.protocol} needs at least 1 CK", None
