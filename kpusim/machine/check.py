@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import attrs
@@ -11,6 +12,7 @@ import attrs
 from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine.quantities import Dimension
+from kpusim.machine.shared import Shared
 from kpusim.tomlfile import key_text
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["VECTOR_CLASSES", "Impossible", "KeyPath", "check", "toml_key"]
 
 VECTOR_CLASSES = ("add", "mul", "exp", "rsqrt", "reduce", "move")
+BLOCK_RANGE = 4096, 65536  # bytes of a cache's block: smaller are slow to simulate, larger no help
 MAX_UNITS = 1 << 16  # unit ids have 16 bits in a trace
 
 KeyPath = tuple[str, ...]
@@ -51,7 +54,7 @@ def toml_key(attribute: attrs.Attribute[Any]) -> str:
 
 def check(machine: Machine) -> None:
     """Raise Impossible, a UserError, for the first thing about a machine that cannot be."""
-    for problem in (*_ranges(machine, ()), *_contradictions(machine)):
+    for problem in chain(_shared_needs(machine.shared), _ranges(machine, ()), _contradictions(machine)):
         raise problem
 
 
@@ -59,6 +62,8 @@ def _ranges(value: Any, path: KeyPath) -> Iterator[Impossible]:
     """Every quantity against the least value of its dimension."""
     for attribute in attrs.fields(type(value)):
         child, at = getattr(value, attribute.name), (*path, toml_key(attribute))
+        if isinstance(child, Shared) and child.kind == "none":
+            continue  # what is not there has no size
         if attrs.has(type(child)):
             yield from _ranges(child, at)
         elif isinstance(child, Mapping):
@@ -83,6 +88,8 @@ def _contradictions(machine: Machine) -> Iterator[Impossible]:
     """What is wrong between quantities that are right by themselves."""
     yield from _engines(machine)
     yield from _sram(machine)
+    if machine.shared.kind == "cache":
+        yield from _cache(machine)
     hbm = machine.hbm
     yield from _multiple("hbm", "interleave", hbm.interleave_bytes, "access", hbm.access_bytes)
     yield from _multiple("hbm", "row", hbm.row_bytes, "interleave", hbm.interleave_bytes)
@@ -125,13 +132,41 @@ def _sram(machine: Machine) -> Iterator[Impossible]:
         yield Impossible(problem, *keys, allowed=f"sram.banks * sram.interleave <= {sram.capacity_bytes} B")
 
 
+def _shared_needs(shared: Shared) -> Iterator[Impossible]:
+    """What a shared level cannot be without."""
+    for key, value, example in (
+        ("capacity", shared.capacity_bytes, "32 MiB"),
+        ("bandwidth", shared.bytes_per_cycle, "4096 B/cycle"),
+    ):
+        if shared.kind != "none" and not value:
+            yield Impossible(f"a {shared.kind} needs it", ("shared", key), allowed=f'such as "{example}"')
+
+
+def _cache(machine: Machine) -> Iterator[Impossible]:
+    shared, interleave = machine.shared, machine.hbm.interleave_bytes
+    least, most = BLOCK_RANGE
+    if not least <= shared.block_bytes <= most:
+        allowed = f"{least // 1024} KiB to {most // 1024} KiB"
+        yield Impossible("too large or too small a block", ("shared", "block"), allowed=allowed)
+    yield from _multiple("shared", "line", shared.line_bytes, "access", machine.hbm.access_bytes, of_table="hbm")
+    yield from _multiple("shared", "block", shared.block_bytes, "line", shared.line_bytes)
+    if shared.block_bytes % interleave and interleave % shared.block_bytes:
+        problem = f"neither of shared.block ({shared.block_bytes} B) and hbm.interleave ({interleave} B) is a multiple"
+        yield Impossible(f"{problem} of the other", ("shared", "block"), ("hbm", "interleave"))
+    size = shared.line_bytes * shared.ways
+    if shared.capacity_bytes % size:
+        keys = ("shared", "capacity"), ("shared", "line"), ("shared", "ways")
+        yield Impossible("not a whole number of sets", *keys, allowed=f"multiples of shared.line * ways = {size} B")
+
+
 def _keys(mapping: Mapping[str, object], allowed: Sequence[str], path: KeyPath) -> Iterator[Impossible]:
     for key in mapping:
         if key not in allowed:
             yield Impossible("unknown key", (*path, key), allowed=allowed, wrong_key=True)
 
 
-def _multiple(table: str, key: str, value: int, of: str, step: int) -> Iterator[Impossible]:
+def _multiple(table: str, key: str, value: int, of: str, step: int, of_table: str = "") -> Iterator[Impossible]:
     if value % step:
-        problem = f"{table}.{key} ({value} B) is not a multiple of {table}.{of} ({step} B)"
-        yield Impossible(problem, (table, key), (table, of))
+        other = of_table or table
+        problem = f"{table}.{key} ({value} B) is not a multiple of {other}.{of} ({step} B)"
+        yield Impossible(problem, (table, key), (other, of))

@@ -121,6 +121,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
         hops, links = _reach(machine)
         halves = _rate(machine, links * noc.bytes_per_cycle)
         yield "", f"{hops} hop{'s' * (hops > 1)} at most between tiles; {halves} between its halves, each way"
+    yield from _shared(machine)
     yield "hbm", f"{size(hbm.total_capacity_bytes)} in {hbm.stacks} x {hbm.channels} channels, {memory}"
     yield "launch", f"{front_end.launch_cycles} cycles; barrier {front_end.barrier_cycles} cycles"
     for dtype in matrix.macs_per_cell:
@@ -141,6 +142,19 @@ def _reach(machine: Machine) -> tuple[int, int]:
 def _last_of_ring(machine: Machine) -> int:
     """The tile at the end of the last row, which runs eastward if there are rows of an odd number."""
     return machine.tiles.count - (1 if machine.tiles.rows % 2 else machine.tiles.columns)
+
+
+def _shared(machine: Machine) -> Iterator[tuple[str, str]]:
+    shared, clock = machine.shared, machine.clock_hz
+    if shared.kind == "none":
+        return
+    capacity = text(shared.capacity_bytes, SIZE, clock)
+    rate = _rate(machine, shared.bytes_per_cycle)
+    yield "shared", f"{shared.kind} of {capacity}, {rate}, {shared.latency_cycles} cycles"
+    if shared.kind == "cache":
+        line, block = (text(count, SIZE, clock) for count in (shared.line_bytes, shared.block_bytes))
+        looked = f"blocks of {block}" if shared.lookup == "blocks" else f"lines, in sets of {shared.ways}"
+        yield "", f"lines of {line}, write-{shared.write}, looked up by {looked}"
 
 
 def _rate(machine: Machine, bytes_per_cycle: Fraction) -> str:

@@ -192,6 +192,8 @@ def machine_toml(machine: Machine) -> str:
         if not attrs.has(type(value)):
             lines.append(f"{toml_key(attribute)} = {show(value, attribute.type)}")
             continue
+        if value == attribute.default:
+            continue  # an optional table that says nothing
         lines += ["", f"[{attribute.name}]"]
         lines += [f"{toml_key(a)} = {show(getattr(value, a.name), a.type)}" for a in attrs.fields(type(value))]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
+from math import lcm
 from typing import Literal
 
 from attrs import Factory, field, frozen
@@ -21,6 +22,7 @@ from kpusim.machine.quantities import (
     Time,
     whole,
 )
+from kpusim.machine.shared import Shared
 
 __all__ = [
     "Dma",
@@ -29,6 +31,7 @@ __all__ = [
     "Machine",
     "MatrixEngine",
     "Noc",
+    "Shared",
     "Sram",
     "SramPorts",
     "Tiles",
@@ -316,6 +319,7 @@ class Machine:
     sram: Sram
     dma: Dma
     noc: Noc
+    shared: Shared = field(default=Shared(), kw_only=True)
     hbm: Hbm
     front_end: FrontEnd
 
@@ -347,6 +351,16 @@ class Machine:
         beside = (self.hbm.stacks + 1 - stack % 2) // 2  # stacks at the same edge
         row = (2 * (stack // 2 * self.hbm.channels + number) + 1) * self.tiles.rows // (2 * beside * self.hbm.channels)
         return row, (self.tiles.columns - 1) * (stack % 2)
+
+    @property
+    def alignment_bytes(self) -> int:
+        """Bytes after which the patterns of HBM and of a cache's blocks repeat: tensors aligned to it time alike."""
+        return lcm(self.hbm.alignment_bytes, self.shared.block_bytes if self.shared.kind == "cache" else 1)
+
+    @property
+    def buffer_address(self) -> int:
+        """The first address of a shared buffer: those behind HBM's are its own, from a whole interleave block on."""
+        return -(-self.hbm.total_capacity_bytes // self.hbm.interleave_bytes) * self.hbm.interleave_bytes
 
     def peak_macs_per_cycle(self, dtype: str) -> int | Fraction:
         """Multiply-accumulates a cycle of all tiles, exactly; 0 for a dtype that the arrays cannot multiply."""
