@@ -19,6 +19,7 @@ __all__ = [
     "hbm_bound_cycles",
     "matmul_array_timer",
     "matmul_cycles",
+    "matmul_operand_bytes",
     "matmul_sram_bytes",
     "matmul_timer",
     "vector_cycles",
@@ -88,36 +89,40 @@ def matmul_timer(machine: Machine, dtype: str, *, accumulate: bool = False) -> T
 
     As `matmul_array_timer`, but occupied for at least as long as its SRAM port takes for `matmul_sram_bytes`.
     """
-    array, moved = matmul_array_timer(machine, dtype), _sram_bytes(machine, dtype, accumulate)
+    array, moved = matmul_array_timer(machine, dtype), matmul_operand_bytes(machine, dtype, accumulate=accumulate)
     port, scale = machine.sram.ports.matrix.as_integer_ratio()  # port / scale bytes a cycle
 
     def time(m: int, n: int, k: int) -> tuple[int, int]:
         cycles, drain = array(m, n, k)
-        traffic = -(-moved(m, n, k) * scale // port)
+        out, a, b = moved(m, n, k)
+        traffic = -(-(out + a + b) * scale // port)
         return (cycles if cycles > traffic else traffic), drain
 
     return time
 
 
 def matmul_sram_bytes(machine: Machine, m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> int:
-    """Bytes that one matmul instruction moves through its SRAM port.
+    """Bytes that one matmul instruction moves through its SRAM port; see `matmul_operand_bytes`."""
+    return sum(matmul_operand_bytes(machine, dtype, accumulate=accumulate)(m, n, k))
+
+
+def matmul_operand_bytes(
+    machine: Machine, dtype: str, *, accumulate: bool = False
+) -> Callable[[int, int, int], tuple[int, int, int]]:
+    """The function (m, n, k) -> bytes of (out, a, b) that one matmul instruction moves.
 
     Each operand passes once for each fold along the dimension that it does not have: `a` along N, `b` along M, the fp32
     or int32 results along K. Results are written every time, and read before it but for the first (then too, when
     `accumulate`). As one dimension is streamed whole, each dataflow moves just once what it keeps in its cells.
     """
-    return _sram_bytes(machine, dtype, accumulate)(m, n, k)
-
-
-def _sram_bytes(machine: Machine, dtype: str, accumulate: bool) -> Callable[[int, int, int], int]:
     fold_m, fold_n, fold_k = fold_sizes(machine, dtype)
     bits, first = DTYPE_BITS[dtype], 0 if accumulate else 1  # the passes of the results that need not be read
 
-    def moved(m: int, n: int, k: int) -> int:
+    def moved(m: int, n: int, k: int) -> tuple[int, int, int]:
         if not (m and n and k):
-            return 0
-        factors = -(-(m * -(-n // fold_n) + n * -(-m // fold_m)) * k * bits // 8)
-        return factors + m * n * _ACCUMULATOR_BYTES * (2 * -(-k // fold_k) - first)
+            return 0, 0, 0
+        out = m * n * _ACCUMULATOR_BYTES * (2 * -(-k // fold_k) - first)
+        return out, m * -(-n // fold_n) * k * bits // 8, n * -(-m // fold_m) * k * bits // 8
 
     return moved
 

@@ -41,6 +41,7 @@ class Entry:
     ordinal: int
     transfer: Transfer
     granted: int = 0  # chunks the engine has taken
+    sent: int = 0  # chunks that have left their source, or are about to
     returned: int = 0  # chunks whose data is where it belongs, or on its way there
     end: int = 0  # the engine is through with its last chunk
     read: int = 0  # its source is free, as far as known
@@ -60,6 +61,7 @@ class DmaEngine:
         dma = machine.dma
         self.number = number
         self._kernel, self._hbm, self._network = fabric.kernel, fabric.hbm, fabric.network
+        self._sram = fabric.sram
         self._limit = dma.outstanding_bytes
         self._ticks = lcm(dma.bytes_per_cycle.numerator, dma.rows_per_cycle.numerator)
         self._byte_ticks = int(self._ticks / Fraction(dma.bytes_per_cycle))
@@ -139,14 +141,22 @@ class DmaEngine:
             queue.fetch()
 
     def _send(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
-        """The first leg of a chunk: HBM for a load, NoC for a store or a copy."""
+        """The first leg of a chunk: HBM for a load, SRAM and NoC for a store or a copy."""
         transfer = entry.transfer
         if transfer.kind == "load":
             back = self._hbm.access(chunk.runs, transfer.base, now, write=False)
             self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
             return
+        leaves = now if self._sram is None else self._sram.read(transfer, chunk, now)
+        if leaves > now:
+            self._kernel.at(leaves, Phase.RETURN, queue.unit, lambda: self._leave(queue, entry, chunk, leaves))
+        else:
+            self._leave(queue, entry, chunk, now)
+
+    def _leave(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """The data of a store or a copy sets out from its tile."""
+        transfer, network = entry.transfer, self._network
         copy = transfer.kind == "copy"
-        network = self._network
         route = (
             network.copy_route(transfer.source, transfer.tiles)
             if copy
@@ -155,8 +165,7 @@ class DmaEngine:
         _, free, arrivals = network.reserve(route, now, chunk.size)
         queue.source_free(entry, free)
         if copy:
-            self._release(chunk.size, max(arrivals))
-            queue.arrived(entry, arrivals)
+            self._land(queue, entry, chunk, arrivals)
         else:
             at = arrivals[0]
             self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
@@ -166,6 +175,20 @@ class DmaEngine:
         route = self._network.load_route(self.number, entry.transfer.tiles)
         leaves, _, arrivals = self._network.reserve(route, now, chunk.size)
         self._release(chunk.size, leaves)
+        self._land(queue, entry, chunk, arrivals)
+
+    def _land(self, queue: DmaQueue, entry: Entry, chunk: Chunk, arrivals: list[int]) -> None:
+        """The data of a load or a copy is on its way to its tiles, and through their ports at cycles `arrivals`."""
+        if self._sram is None:
+            self._landed(queue, entry, chunk, arrivals)
+        else:
+            then = partial(self._landed, queue, entry, chunk)
+            self._sram.write(queue.unit, entry.transfer, chunk, arrivals, then)
+
+    def _landed(self, queue: DmaQueue, entry: Entry, chunk: Chunk, arrivals: list[int]) -> None:
+        """The data is in its tiles (or will be, at those cycles)."""
+        if entry.transfer.kind == "copy":
+            self._release(chunk.size, max(arrivals))
         queue.arrived(entry, arrivals)
 
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
@@ -233,8 +256,9 @@ class DmaQueue(Sequencer):
 
     def source_free(self, entry: Entry, time: int) -> None:
         """Another chunk of `entry` leaves its source at cycle `time`; with the last one it is free."""
+        entry.sent += 1
         entry.read = max(entry.read, time)
-        if entry.granted == len(entry.transfer.chunks):
+        if entry.sent == len(entry.transfer.chunks):
             entry.left = True
             self._signal_reads()
 

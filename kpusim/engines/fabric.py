@@ -25,6 +25,7 @@ from kpusim.engines.semaphore import (
     make_semaphores,
     span_key,
 )
+from kpusim.engines.sram import Sram
 from kpusim.engines.stalls import BARRIER, CAUSES, ENGINE, MEMORY, UNIT_CAUSES
 from kpusim.engines.transfer import Transfers
 from kpusim.isa.program import Instruction, Loop, Node, Program
@@ -111,6 +112,7 @@ class Fabric:
         self.transfers = Transfers(addresses, chunk_bytes, machine)
         self.kernel = Kernel()
         self.hbm, self.network = Hbm(machine), Network(machine)
+        self.sram = Sram(machine, self.kernel, chunk_bytes) if machine.sram.sharing == "shared" else None
         self.semaphores: list[Semaphore] = make_semaphores(program)
         self.causes = causes_of(program)
         self.accounts = [Account() for _ in machine.unit_names]

@@ -22,9 +22,10 @@ class Phase:
     """The order of events within a cycle, as SimPy priorities."""
 
     PRIVATE = 0  # units of a tile, and signals
-    READY = REQUESTERS  # heads of DMA queues
-    GRANT = 2 * REQUESTERS  # DMA engines, with the HBM or NoC reservation of the request
-    RETURN = 3 * REQUESTERS  # data that comes back, with the reservation of its way on
+    SRAM = REQUESTERS  # units of a tile, with the reservation of its shared SRAM
+    READY = 2 * REQUESTERS  # heads of DMA queues
+    GRANT = 3 * REQUESTERS  # DMA engines, with the HBM or NoC reservation of the request
+    RETURN = 4 * REQUESTERS  # data that comes back, with the reservation of its way on
 
 
 class Kernel:

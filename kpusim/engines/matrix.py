@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kpusim.costs import matmul_array_timer, matmul_sram_bytes, matmul_timer
+from kpusim.costs import matmul_array_timer, matmul_operand_bytes, matmul_sram_bytes, matmul_timer
+from kpusim.engines.sram import Traffic
 from kpusim.engines.work import Work
 from kpusim.isa.walk import Step, ViewAt
 from kpusim.machine import Machine
@@ -29,11 +30,27 @@ class MatrixEngine:
 
     def work_of(self, step: Step) -> Work:
         """The work of a resolved matmul."""
-        out, a = step.operands()[:2]
-        assert isinstance(out, ViewAt) and isinstance(a, ViewAt)
-        n = out.sizes[-1]
-        m = out.elements // n if n else 0
-        k = a.sizes[-1]
-        if step.option("transpose_a"):
-            k = a.elements // m if m else 0
-        return self.work(m, n, k, step.option("accumulate") != 0, a.dtype)
+        (_, a, _), sizes = _views(step), _sizes(step)
+        return self.work(*sizes, step.option("accumulate") != 0, a.dtype)
+
+    def traffic_of(self, step: Step) -> Traffic:
+        """What a resolved matmul moves of each operand."""
+        views, accumulate = _views(step), step.option("accumulate") != 0
+        moved = matmul_operand_bytes(self._machine, views[1].dtype, accumulate=accumulate)(*_sizes(step))
+        return tuple(zip(views, moved, strict=True))
+
+
+def _views(step: Step) -> tuple[ViewAt, ViewAt, ViewAt]:
+    out, a, b = step.operands()
+    assert isinstance(out, ViewAt) and isinstance(a, ViewAt) and isinstance(b, ViewAt)
+    return out, a, b
+
+
+def _sizes(step: Step) -> tuple[int, int, int]:
+    """m, n, k."""
+    out, a, _ = _views(step)
+    n = out.sizes[-1]
+    m = out.elements // n if n else 0
+    if step.option("transpose_a"):
+        return m, n, a.elements // m if m else 0
+    return m, n, a.sizes[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kpusim.costs import vector_timer
+from kpusim.engines.sram import Traffic
 from kpusim.engines.work import Work
 from kpusim.isa.walk import Step, ViewAt
 from kpusim.machine import Machine
@@ -28,8 +29,18 @@ class VectorEngine:
 
     def work_of(self, step: Step) -> Work:
         """The work of a resolved vector instruction."""
-        views = [operand for operand in step.operands() if isinstance(operand, ViewAt)]
-        row = step.code.row
-        passes = row.passes if isinstance(row.passes, int) else views[0].sizes[-1]
+        views, passes = _views_and_passes(step)
         elements = max(view.elements for view in views)
-        return self.work(row.timing_class, elements, sum(view.size_bytes for view in views), passes)
+        return self.work(step.code.row.timing_class, elements, sum(view.size_bytes for view in views), passes)
+
+    def traffic_of(self, step: Step) -> Traffic:
+        """What a resolved vector instruction moves of each operand."""
+        views, passes = _views_and_passes(step)
+        return tuple([(view, view.size_bytes * passes) for view in views])
+
+
+def _views_and_passes(step: Step) -> tuple[list[ViewAt], int]:
+    """Its operands in the SRAM, and how many times over they pass."""
+    views = [operand for operand in step.operands() if isinstance(operand, ViewAt)]
+    passes = step.code.row.passes
+    return views, passes if isinstance(passes, int) else views[0].sizes[-1]

@@ -12,7 +12,7 @@ from attrs import define, field
 from kpusim.engines.dma import DmaEngine, DmaQueue
 from kpusim.engines.fabric import Fabric, Span, Watcher
 from kpusim.engines.matrix import MatrixEngine
-from kpusim.engines.private import PrivateUnit
+from kpusim.engines.private import PrivateUnit, SharingUnit
 from kpusim.engines.semaphore import check_rest
 from kpusim.engines.stalls import CAUSES
 from kpusim.engines.vector import VectorEngine
@@ -138,9 +138,12 @@ class _Simulation:
     def _private(self, code: SectionCode, first_pc: int) -> list[_Unit]:
         section, fabric = code.section, self.fabric
         base = self.machine.tiles.count if section.unit == "vector" else 0
+        engine: MatrixEngine | VectorEngine = self.vector if section.unit == "vector" else self.matrix
+        if fabric.sram is not None:
+            costs = engine.work_of, engine.traffic_of
+            return [SharingUnit(base + tile, tile, code.steps(tile), *costs, fabric) for tile in section.places]
         if fabric.plain:
-            work = self.vector.work_of if section.unit == "vector" else self.matrix.work_of
-            return [PrivateUnit(base + tile, tile, code.steps(tile), work, fabric) for tile in section.places]
+            return [PrivateUnit(base + tile, tile, code.steps(tile), engine.work_of, fabric) for tile in section.places]
         function = compile_section(self.program, section, first_pc, fabric, Units(self.matrix, self.vector))
         return [LocalUnit(base + tile, tile, function, code, fabric) for tile in section.places]
 
@@ -178,6 +181,8 @@ class _Simulation:
             "dma.busiest_engine_bytes": max(moved["engine"]),
             "instructions": sum(account.instructions for account in fabric.accounts),
         }
+        if fabric.sram is not None:
+            counters["sram.busiest_bank_bytes"] = fabric.sram.busiest_bank_bytes
         executed = [work for work in (*self.matrix.works.values(), *self.vector.works.values()) if work.count]
         for work in executed:
             for name, amount in work.adds.items():
