@@ -294,9 +294,15 @@ def test_the_limit_of_bytes_under_way():
     assert times(spans, "dma0.q0")[0][:2] == (0, 2 + 64)
 
 
-def test_a_larger_chunk_than_the_limit_goes_alone():
-    _, spans = run(section(DMA, load()), ["dma.outstanding=8 B"])
-    assert times(spans, "dma0.q0") == [(0, 10, 41)]
+def test_no_chunk_is_larger_than_the_limit():
+    # 16 B at once, in accesses of 8 B, are 16 B: four chunks of a row that is open from the first on. The first is back
+    # after 4 + 4 + 2 bursts + 14 = 24 cycles, the others after 2 + 14 = 16 each.
+    _, spans = run(section(DMA, load()), ["dma.outstanding=23 B"])
+    assert times(spans, "dma0.q0") == [(0, 2 + 24 + 2 * 16 + 2, 2 + 24 + 3 * 16 + 2 + SRAM)]
+    # Less than an access cannot be asked for: it goes alone.
+    _, alone = run(section(DMA, load()), ["dma.outstanding=1 B"])
+    _, accesses = run(section(DMA, load()), ["dma.outstanding=8 B"])
+    assert alone == accesses
 
 
 def test_completion_is_in_order():

@@ -72,8 +72,10 @@ class Transfers:
     """Makes transfers. Boxes of one size in one row-major tensor have the same chunks, only from another base."""
 
     def __init__(self, addresses: tuple[int, ...], chunk_bytes: int, machine: Machine):
-        self._addresses, self._chunk_bytes = addresses, chunk_bytes
+        self._addresses = addresses
         self._interleave, self._access = machine.hbm.interleave_bytes, machine.hbm.access_bytes
+        limit = max(machine.dma.outstanding_bytes // self._access, 1) * self._access
+        self._chunk_bytes = min(chunk_bytes, limit)  # nobody asks for more than may be under way
         self._reach = machine.dma.coalesce_bytes
         self._tiles = range(machine.tiles.count)
         self._shapes: dict[tuple[int, tuple[int, ...], int], tuple[Chunk, ...]] = {}
