@@ -60,7 +60,7 @@ class DmaEngine:
     def __init__(self, number: int, machine: Machine, fabric: Fabric):
         dma = machine.dma
         self.number = number
-        self._kernel, self._hbm, self._network = fabric.kernel, fabric.hbm, fabric.network
+        self._kernel, self._memory, self._network = fabric.kernel, fabric.memory, fabric.network
         self._sram = fabric.sram
         self._limit = dma.outstanding_bytes
         self._ticks = lcm(dma.bytes_per_cycle.numerator, dma.rows_per_cycle.numerator)
@@ -144,7 +144,7 @@ class DmaEngine:
         """The first leg of a chunk: HBM for a load, SRAM and NoC for a store or a copy."""
         transfer = entry.transfer
         if transfer.kind == "load":
-            back = self._hbm.access(chunk.runs, transfer.base, now, write=False)
+            back = self._memory.access(chunk, transfer.base, now, write=False)
             self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
             return
         leaves = now if self._sram is None else self._sram.read(transfer, chunk, now)
@@ -194,8 +194,8 @@ class DmaEngine:
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A store's data has reached HBM (which an addition reads first)."""
         if entry.transfer.kind == "add":
-            now = self._hbm.access(chunk.runs, entry.transfer.base, now, write=False)
-        done = self._hbm.access(chunk.runs, entry.transfer.base, now, write=True)
+            now = self._memory.access(chunk, entry.transfer.base, now, write=False)
+        done = self._memory.access(chunk, entry.transfer.base, now, write=True)
         self._release(chunk.size, done)
         queue.arrived(entry, [done])
 

@@ -25,6 +25,7 @@ from kpusim.engines.semaphore import (
     make_semaphores,
     span_key,
 )
+from kpusim.engines.shared import Memory, shared_level
 from kpusim.engines.sram import Sram
 from kpusim.engines.stalls import BARRIER, CAUSES, ENGINE, MEMORY, UNIT_CAUSES
 from kpusim.engines.transfer import Transfers
@@ -112,6 +113,8 @@ class Fabric:
         self.transfers = Transfers(addresses, chunk_bytes, machine)
         self.kernel = Kernel()
         self.hbm, self.network = Hbm(machine), Network(machine)
+        self.shared = shared_level(machine, self.hbm)
+        self.memory: Memory = self.shared or self.hbm  # what engines read and write
         self.sram = Sram(machine, self.kernel, chunk_bytes) if machine.sram.sharing == "shared" else None
         self.semaphores: list[Semaphore] = make_semaphores(program)
         self.causes = causes_of(program)

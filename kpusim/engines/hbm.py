@@ -10,10 +10,13 @@ modelled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from kpusim.machine import Machine
+
+if TYPE_CHECKING:
+    from kpusim.engines.transfer import Chunk
 
 __all__ = ["Hbm", "Run"]
 
@@ -51,8 +54,8 @@ class Hbm:
         """Closes every row: the state at the start of a program and after a barrier."""
         self._open_row = [-1] * len(self._open_row)
 
-    def access(self, runs: Iterable[Run], base: int, now: int, write: bool) -> int:
-        """Reserves what `runs`, counted from block `base`, need from cycle `now` on: when all is back (or written).
+    def access(self, chunk: Chunk, base: int, now: int, write: bool) -> int:
+        """Reserves what a chunk, counted from block `base`, needs from cycle `now` on: when all is back (or written).
 
         Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The loop over
         blocks is the simulator's hottest: hence one function, local names and no calls.
@@ -61,7 +64,7 @@ class Hbm:
         period, ticks = len(channels), self.ticks
         last = arrival = now * ticks
         accesses = misses = 0
-        for block, count, step, bursts in runs:
+        for block, count, step, bursts in chunk.runs:
             row, place = divmod(base + block, period)
             hit_time = bursts * self._burst
             miss_time = max(hit_time, self._activate_gap)

@@ -105,6 +105,8 @@ def simulate(
         unit.fetch()
     fabric.kernel.run()
     simulation.check_end()
+    if fabric.shared is not None:
+        fabric.end = fabric.shared.clean(fabric.end)
     if watcher is not None:
         watcher.finish(fabric.end)
     return simulation.result()
@@ -183,6 +185,8 @@ class _Simulation:
         }
         if fabric.sram is not None:
             counters["sram.busiest_bank_bytes"] = fabric.sram.busiest_bank_bytes
+        if fabric.shared is not None:
+            counters |= fabric.shared.counters
         executed = [work for work in (*self.matrix.works.values(), *self.vector.works.values()) if work.count]
         for work in executed:
             for name, amount in work.adds.items():
