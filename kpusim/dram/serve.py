@@ -66,8 +66,7 @@ def serve(dram: Dram, queue: int, bursts: Iterable[Burst]) -> Served:
 
 def _run(controller: Controller, arrivals: Sequence[int]) -> None:
     """Steps through the ticks in which something may happen. A request that arrives at a tick is offered behind it."""
-    request, total = 0, len(arrivals)
-    tick = arrivals[0] + 1 if total else 0
+    request, total, tick = 0, len(arrivals), 1
     while controller.columns_issued < total:
         while request < total and arrivals[request] < tick and controller.offer(request, tick - 1):
             request += 1
