@@ -46,6 +46,8 @@ CHOICES = {  # what machines differ in; nothing: as kpu-tiny
     "cells": ["", "matrix.macs_per_cell.bf16=2/3"],
     "ports": ["", "sram.ports.matrix=33.3B/cycle", "sram.ports.vector=5B/cycle",
               "sram.ports.matrix=2.5B/cycle sram.ports.vector=20B/cycle"],
+    "sharing": [*[""] * 6, "sram.sharing=shared", "sram.sharing=shared sram.banks=3 sram.bank_bandwidth=2.7B/cycle",
+                "sram.sharing=shared sram.interleave=1KiB sram.bank_bandwidth=16B/cycle"],
 }  # fmt: skip
 FAST = [  # everything shared takes a cycle or none, so that much falls into one cycle
     "dma.bandwidth=64B/cycle", "noc.bandwidth=64B/cycle", "sram.ports.dma=64B/cycle", "dma.setup=0cycles",
@@ -54,12 +56,13 @@ FAST = [  # everything shared takes a cycle or none, so that much falls into one
 ]  # fmt: skip
 
 
-def random_case(seed):
+def random_case(seed, sets=()):
     """(program, machine, bytes of a chunk). The machine is a variant of kpu-tiny: odd rates, or costs so small and
-    equal that many events fall into one cycle. The program ends, with every semaphore back at its initial count."""
+    equal that many events fall into one cycle; then with `sets`. The program ends, with every semaphore back at its
+    initial count."""
     random = Random(f"machine {seed}")
     changes = " ".join(random.choice(options) for options in CHOICES.values()).split()
-    machine = load_machine("kpu-tiny", changes + FAST * (random.random() < 0.5))
+    machine = load_machine("kpu-tiny", [*changes, *FAST * (random.random() < 0.5), *sets])
     return _Generator(seed, machine).program(), machine, random.choice([32, 48, 64, 64, 16384])
 
 

@@ -58,11 +58,15 @@ def uses(run: Run) -> list[Use]:
     tera = machine.clock_hz / 1e12
     text = f"HBM delivers {moved / cycles * tera:.3g} of {float(attainable) * tera:.3g} TB/s attainable"
     found.append(Use("HBM bandwidth", float(moved / cycles / attainable), text))
-    for resource, counter, rate, name in (
+    resources = [
         ("NoC", "noc.busiest_link_bytes", machine.noc.bytes_per_cycle, "link of the network"),
         ("DMA engine", "dma.busiest_engine_bytes", machine.dma.bytes_per_cycle, "DMA engine"),
         ("SRAM port", "sram.busiest_port_bytes", machine.sram.ports.dma, "DMA port of an SRAM"),
-    ):
+    ]
+    if machine.sram.sharing == "shared":
+        rate, name = machine.sram.bank_bytes_per_cycle, "bank of the shared SRAMs"
+        resources.append(("SRAM port", "sram.busiest_bank_bytes", rate, name))
+    for resource, counter, rate, name in resources:
         part = float(counters[counter] / cycles / rate)
         found.append(Use(resource, part, f"the busiest {name} moves data in {part:.0%} of the cycles"))
     return found + [_port_use(run, kind) for kind in engines]
