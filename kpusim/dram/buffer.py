@@ -85,13 +85,10 @@ class Buffer:
                 break
         self._conflict[bank] = next((request for request in waiting if row[request] != open_row), NONE)
 
-    def release(self, bank: int) -> bool:
-        """A bank is no longer held; whether a request conflicts with its row."""
-        request = self._conflict[bank]
-        if request == NONE:
-            return False
-        insort(self.conflicts[self._pseudochannel[bank]], request)
-        return True
+    def release(self, bank: int) -> None:
+        """A bank is no longer held."""
+        if self._conflict[bank] != NONE:
+            insort(self.conflicts[self._pseudochannel[bank]], self._conflict[bank])
 
     def close(self, bank: int) -> None:
         """A bank that is not held has been precharged."""

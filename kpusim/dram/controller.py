@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import insort
 from fractions import Fraction
+from math import ceil
 
 from kpusim.dram.buffer import NONE, Buffer
 from kpusim.dram.requests import Requests
@@ -46,27 +47,27 @@ class Controller:
         self.issued = [NONE] * len(requests)
         self.done = [NONE] * len(requests)
         self.row_hits = self.row_misses = self.row_conflicts = self.reads_issued = self.columns_issued = 0
-        self._requests, self._queue, self._dram = requests, queue, dram
-        timing = self._timing = Timing(dram)
-        reads, writes = (Buffer(requests.rows, requests.banks, timing.pseudochannel) for _ in range(2))
-        self._reads, self._writes = self._buffers = reads, writes
-        self._high, self._low = WRITE_HIGH * queue, WRITE_LOW * queue
+        self._banks, self._rows, self._writes = requests.banks, requests.rows, requests.writes
+        self._addresses, self._queue, self._dram = requests.addresses, queue, dram
+        self._timing = Timing(dram)
+        banks = self._timing.pseudochannel
+        self._buffers = Buffer(requests.rows, requests.banks, banks), Buffer(requests.rows, requests.banks, banks)
+        self._high, self._low = int(queue * WRITE_HIGH), ceil(queue * WRITE_LOW)
         self._draining = False  # writes
         self._forwards: set[int] = set()  # addresses of buffered writes
         self._active: list[int] = []
         self._counted = bytearray(len(requests))
-        self._open_row = [NONE] * len(timing.pseudochannel)
-        self._held = [False] * len(timing.pseudochannel)
+        self._open_row = [NONE] * len(banks)
+        self._held = [False] * len(banks)
         self._refreshes: list[int] = []  # pseudo-channels that are due
         self._next_refresh = dram.refresh_ticks
         self._odd = int(dram.both_edges)
         self._column_wake = self._row_wake = 0  # nothing is ready before
-        self._progress = True
 
     def offer(self, request: int, tick: int) -> bool:
         """Offers the next request between a tick and the one behind; False if its buffer is full."""
-        write, addresses = self._requests.writes[request], self._requests.addresses
-        if addresses is not None and addresses[request] in self._forwards:
+        write, addresses = self._writes[request], self._addresses
+        if self._forwards and addresses is not None and addresses[request] in self._forwards:
             if not write:
                 self.done[request] = tick + FORWARDED_TICKS
             self.accepted[request] = tick
@@ -74,9 +75,9 @@ class Controller:
         buffer = self._buffers[write]
         if buffer.size == self._queue:
             return False
-        bank = self._requests.banks[request]
+        bank = self._banks[request]
         buffer.add(request, self._open_row[bank], self._held[bank])
-        self._column_wake = self._row_wake = 0
+        self._wake(bank)
         if write and addresses is not None:
             self._forwards.add(addresses[request])
         self.accepted[request] = tick
@@ -84,36 +85,46 @@ class Controller:
 
     def tick(self, tick: int) -> None:
         """One step; ticks ascend."""
-        self._progress = False
         if tick == self._next_refresh:
             self._next_refresh += self._dram.refresh_ticks
             self._refreshes += range(self._dram.organisation.pseudochannels)
-            self._wake()
-        self._choose_buffer()
+            self._row_wake = tick
+        if self._turns():
+            self._turn()
         if tick >= self._column_wake:
             self._column(tick)
-            self._choose_buffer()
+            if self._turns():
+                self._turn()
         if tick >= self._row_wake:
             self._row(tick)
 
     def next_tick(self, tick: int) -> int:
-        """The tick to look at after this one, if nothing arrives before."""
-        if self._progress:
+        """The tick to look at after this one and the offers behind it, if there is no other offer."""
+        if self._turns():
             return tick + 1
         return max(tick + 1, min(self._column_wake, self._row_wake, self._next_refresh))
 
-    def _wake(self) -> None:
-        self._column_wake = self._row_wake = 0
-        self._progress = True
+    def _wake(self, bank: int) -> None:
+        """Looks at a bank again as soon as a command to it may be allowed."""
+        timing = self._timing
+        if self._open_row[bank] == NONE:
+            self._row_wake = min(self._row_wake, timing.bank_activate[bank])
+        else:
+            self._row_wake = min(self._row_wake, timing.bank_precharge[bank])
+            self._column_wake = min(self._column_wake, timing.bank_column[0][bank], timing.bank_column[1][bank])
 
-    def _choose_buffer(self) -> None:
-        """Turns to the writes, or back, where the buffers' sizes say so; not while a refresh is due."""
+    def _turns(self) -> bool:
+        """Whether the buffers' sizes say to turn to the writes, or back; not while a refresh is due."""
         if self._refreshes:
-            return
-        reads, writes = self._reads.size, self._writes.size
-        if (reads and writes < self._low) if self._draining else (not reads or writes > self._high):
-            self._draining = not self._draining
-            self._wake()
+            return False
+        reads, writes = self._buffers
+        if self._draining:
+            return reads.size > 0 and writes.size < self._low
+        return not reads.size or writes.size > self._high
+
+    def _turn(self) -> None:
+        self._draining = not self._draining
+        self._column_wake = self._row_wake = 0
 
     def _column(self, tick: int) -> None:
         """The column slot: of the active requests the oldest that is ready, else of the buffer's hits."""
@@ -124,7 +135,8 @@ class Controller:
         request = self._first_column(self._active, tick)
         if request != NONE:
             self._active.remove(request)
-            self._release(self._requests.banks[request])
+            self._issue(request, tick)
+            self._release(self._banks[request])
         elif not self._refreshes:
             buffer = self._buffers[self._draining]
             request = self._first_column(buffer.hits, tick)
@@ -132,14 +144,12 @@ class Controller:
                 self._leave(request)
                 buffer.take_hit(request)
                 self.row_hits += self._first_command(request)
-        if request == NONE:
-            self._column_wake |= self._odd
-        else:
-            self._issue(request, tick)
+                self._issue(request, tick)
+        self._column_wake |= self._odd
 
     def _first_column(self, requests: list[int], tick: int) -> int:
         """The first request whose RD or WR is allowed, or NONE; then wakes when the first one will be."""
-        timing, banks, writes = self._timing, self._requests.banks, self._requests.writes
+        timing, banks, writes = self._timing, self._banks, self._writes
         group, rank = timing.group, timing.rank
         wake = self._column_wake
         for request in requests:
@@ -160,9 +170,9 @@ class Controller:
 
     def _issue(self, request: int, tick: int) -> None:
         """RD or WR of a request."""
-        bank = self._requests.banks[request]
+        bank = self._banks[request]
         self.issued[request] = tick
-        if self._requests.writes[request]:
+        if self._writes[request]:
             self._timing.on_write(tick, bank)
         else:
             self._timing.on_read(tick, bank)
@@ -170,21 +180,18 @@ class Controller:
             self.reads_issued += 1
         self.columns_issued += 1
         self._column_wake = self._timing.column_bus
-        self._progress = True
 
     def _release(self, bank: int) -> None:
+        """The request that a bank was activated for has been served."""
         self._held[bank] = False
         for buffer in self._buffers:
-            if buffer.release(bank):
-                self._row_wake = 0
-        if self._refreshes:
-            self._row_wake = 0
+            buffer.release(bank)
+        self._row_wake = min(self._row_wake, self._timing.bank_precharge[bank])
 
     def _leave(self, request: int) -> None:
         """A request leaves its buffer: a write there no longer answers reads."""
-        if self._forwards and self._requests.writes[request]:
-            assert self._requests.addresses is not None
-            self._forwards.discard(self._requests.addresses[request])
+        if self._writes[request] and self._addresses is not None:
+            self._forwards.discard(self._addresses[request])
 
     def _first_command(self, request: int) -> bool:
         """Whether this is the first command for a request; it is counted only then."""
@@ -211,11 +218,10 @@ class Controller:
         else:
             return
         self._row_wake = self._timing.row_bus
-        self._progress = True
 
     def _first_opener(self, buffer: Buffer, tick: int) -> int:
         """The first request whose ACT is allowed, or NONE; wakes when another one will be."""
-        timing, banks, found, wake = self._timing, self._requests.banks, NONE, self._row_wake
+        timing, banks, found, wake = self._timing, self._banks, NONE, self._row_wake
         falling = self._odd and not tick & 1
         for requests, limit in zip(buffer.openers, timing.activate, strict=True):
             if not requests:
@@ -225,7 +231,10 @@ class Controller:
                 continue
             for request in requests:
                 bank = banks[request]
-                ready = max(timing.bank_activate[bank], timing.group_activate[timing.group[bank]])
+                ready = timing.bank_activate[bank]
+                limit = timing.group_activate[timing.group[bank]]
+                if ready < limit:
+                    ready = limit
                 if ready <= tick:
                     if found == NONE or request < found:
                         found = request
@@ -237,7 +246,7 @@ class Controller:
 
     def _first_conflict(self, buffer: Buffer, tick: int) -> int:
         """The first request whose PRE is allowed, or NONE; wakes when another one will be."""
-        ready_at, banks, found, wake = self._timing.bank_precharge, self._requests.banks, NONE, self._row_wake
+        ready_at, banks, found, wake = self._timing.bank_precharge, self._banks, NONE, self._row_wake
         for requests, limit in zip(buffer.conflicts, self._timing.precharge, strict=True):
             if limit > tick:
                 if requests and limit < wake:
@@ -255,7 +264,7 @@ class Controller:
         return found
 
     def _activate(self, request: int, tick: int) -> None:
-        bank, row = self._requests.banks[request], self._requests.rows[request]
+        bank, row = self._banks[request], self._rows[request]
         self._timing.on_activate(tick, bank)
         self._leave(request)
         self._buffers[self._draining].take_opener(request)
@@ -265,10 +274,10 @@ class Controller:
             buffer.open(bank, row)
         insort(self._active, request, key=self.accepted.__getitem__)
         self.row_misses += self._first_command(request)
-        self._column_wake = 0
+        self._wake(bank)
 
     def _precharge(self, request: int, tick: int) -> None:
-        bank = self._requests.banks[request]
+        bank = self._banks[request]
         self._timing.on_precharge(tick, bank)
         self._close(bank)
         self.row_conflicts += self._first_command(request)
@@ -300,4 +309,4 @@ class Controller:
         else:
             timing.on_refresh(tick, pseudochannel)
             del self._refreshes[0]
-        self._wake()
+        self._column_wake = self._row_wake = 0

@@ -66,12 +66,12 @@ def serve(dram: Dram, queue: int, bursts: Iterable[Burst]) -> Served:
 
 def _run(controller: Controller, arrivals: Sequence[int]) -> None:
     """Steps through the ticks in which something may happen. A request that arrives at a tick is offered behind it."""
-    request, total, tick = 0, len(arrivals), 1
+    request, total, tick = 0, len(arrivals), 0
     while controller.columns_issued < total:
-        while request < total and arrivals[request] < tick and controller.offer(request, tick - 1):
+        while request < total and arrivals[request] <= tick and controller.offer(request, tick):
             request += 1
-        controller.tick(tick)
         following = controller.next_tick(tick)
-        if request < total and arrivals[request] >= tick:
-            following = min(following, arrivals[request] + 1)
+        if request < total and arrivals[request] > tick:
+            following = min(following, arrivals[request])
         tick = following
+        controller.tick(tick)

@@ -14,13 +14,15 @@ Ticks = list[int]
 class Timing:
     """Earliest ticks of commands, each over all earlier commands; a command needs the latest of those that concern it.
 
+    A command was allowed when it came, so a gap to its own kind replaces what was; others may find something later.
     Banks count through pseudo-channels, stack ids, bank groups and banks; groups and ranks (a stack id of a
     pseudo-channel) alike. Lists of `..._column` hold those of RD, then those of WR.
     """
 
     def __init__(self, dram: Dram):
         organisation, self._gaps = dram.organisation, dram.gaps
-        pseudochannels, self._stack_ids = organisation.pseudochannels, organisation.stack_ids
+        pseudochannels, stack_ids = organisation.pseudochannels, organisation.stack_ids
+        self._ranks = [range(first * stack_ids, (first + 1) * stack_ids) for first in range(pseudochannels)]
         self._banks = organisation.banks_of_pseudochannel
         banks = range(pseudochannels * self._banks)
         self.group = [bank // organisation.banks for bank in banks]
@@ -44,8 +46,8 @@ class Timing:
         """RD of a bank at a tick."""
         gaps, rank = self._gaps, self.rank[bank]
         self.column_bus = tick + gaps.col_colbus
-        _raise(self.group_column[0], self.group[bank], tick + gaps.rd_rd_bg)
-        for each in self._ranks(bank):
+        self.group_column[0][self.group[bank]] = tick + gaps.rd_rd_bg
+        for each in self._ranks[self.pseudochannel[bank]]:
             _raise(self.rank_column[0], each, tick + (gaps.rd_rd if each == rank else gaps.rd_rd_othersid))
             _raise(self.rank_column[1], each, tick + gaps.rd_wr)
         self._before_precharge(bank, tick + gaps.rd_pre)
@@ -55,10 +57,10 @@ class Timing:
         gaps, group = self._gaps, self.group[bank]
         self.column_bus = tick + gaps.col_colbus
         _raise(self.group_column[0], group, tick + gaps.wr_rd_bg)
-        _raise(self.group_column[1], group, tick + gaps.wr_wr_bg)
-        for each in self._ranks(bank):
+        self.group_column[1][group] = tick + gaps.wr_wr_bg
+        for each in self._ranks[self.pseudochannel[bank]]:
             _raise(self.rank_column[0], each, tick + gaps.wr_rd)
-            _raise(self.rank_column[1], each, tick + gaps.wr_wr)
+            self.rank_column[1][each] = tick + gaps.wr_wr
         self._before_precharge(bank, tick + gaps.wr_pre)
 
     def on_activate(self, tick: int, bank: int) -> None:
@@ -69,9 +71,9 @@ class Timing:
         self.row_bus = tick + gaps.act_rowbus
         _raise(self.bank_column[0], bank, tick + gaps.act_rd)
         _raise(self.bank_column[1], bank, tick + gaps.act_wr)
-        _raise(self.bank_activate, bank, tick + gaps.act_act_bank)
-        _raise(self.group_activate, self.group[bank], tick + gaps.act_act_bg)
-        _raise(self.activate, pseudochannel, max(tick + gaps.act_act, last[0] + gaps.act_faw))
+        self.bank_activate[bank] = tick + gaps.act_act_bank
+        self.group_activate[self.group[bank]] = tick + gaps.act_act_bg
+        self.activate[pseudochannel] = max(tick + gaps.act_act, last[0] + gaps.act_faw)
         _raise(self.refresh, pseudochannel, tick + gaps.act_ref)
         self._before_precharge(bank, tick + gaps.act_pre)
 
@@ -91,11 +93,6 @@ class Timing:
         self._before_activate(pseudochannel, tick + self._gaps.ref_act)
         _raise(self.precharge_all, pseudochannel, tick + self._gaps.ref_prea)
 
-    def _ranks(self, bank: int) -> range:
-        """All ranks of a bank's pseudo-channel."""
-        first = self.pseudochannel[bank] * self._stack_ids
-        return range(first, first + self._stack_ids)
-
     def _before_precharge(self, bank: int, tick: int) -> None:
         """Neither PRE of a bank nor PREA of its pseudo-channel before a tick."""
         _raise(self.bank_precharge, bank, tick)
@@ -108,7 +105,7 @@ class Timing:
 
     def _after_precharge(self, tick: int, pseudochannel: int) -> None:
         self.row_bus = tick + 1
-        _raise(self.precharge, pseudochannel, tick + self._gaps.pre_pre)
+        self.precharge[pseudochannel] = tick + self._gaps.pre_pre
         _raise(self.refresh, pseudochannel, tick + self._gaps.pre_ref)
 
 
