@@ -129,9 +129,8 @@ class Cache:
             back = self._bring(absent, asked, bool(chunk.descriptors))
             if not write and back > passed:
                 passed = back
-        if held.victims:
-            self._write_back(held.victims, asked)
-            held.victims = []
+        if victims := held.evict():
+            self._write_back(victims, asked)
         if write and not self._back:
             passed = max(passed, self._hbm.access(chunk, base, asked, write=True))
         return passed
@@ -178,13 +177,10 @@ class Cache:
 
     def _chunk_of(self, parts: Iterable[tuple[int, Lines]], inside: int) -> Chunk:
         """The request for (block, lines), `inside` bytes behind the interleave block that it counts from."""
-        line = self._line
-        spans = (
-            (inside + number * self._block + low * line, 1, 1, (high - low) * line)
-            for number, lines in parts
-            for low, high in _runs(lines)
-        )
-        return chunk_of(list(spans), self._interleave, self._access)
+        line, block = self._line, self._block
+        runs = ((number * block, low, high) for number, lines in parts for low, high in _runs(lines))
+        spans = ((inside + at + low * line, (high - low) * line) for at, low, high in runs)
+        return chunk_of(_rows(spans), self._interleave, self._access)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -205,6 +201,21 @@ def _joined(stretches: Iterable[Segment]) -> Iterator[tuple[int, int]]:
             end = at + length
     if end > start:
         yield start, end
+
+
+def _rows(spans: Iterable[tuple[int, int]]) -> Iterator[Segment]:
+    """Spans of (address, length) in order, those of one length and pitch as one segment."""
+    first = count = pitch = length = 0
+    for address, size in spans:
+        step = address - first if count == 1 else pitch
+        if count and size == length and step > 0 and address == first + count * step:
+            count, pitch = count + 1, step
+            continue
+        if count:
+            yield first, count, pitch or 1, length
+        first, count, pitch, length = address, 1, 0, size
+    if count:
+        yield first, count, pitch or 1, length
 
 
 def _range(low: int, high: int) -> Lines:

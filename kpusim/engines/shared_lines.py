@@ -5,9 +5,9 @@ int, the lowest address in bit 0, so that a request costs one look-up a block ho
 
 `BlockLru` is fully associative and counts its capacity in lines. It throws out the line that was touched longest ago,
 exactly so but for the order of touches of one block within a window of 1/WINDOWS of the capacity. `LineLru` has sets
-of `ways` lines with true LRU in each. Its sets are hashed, so that each aligned run of as many lines as there are sets
-falls into all of them, and power-of-two pitches spread (as the XOR placement functions of Gonzalez et al., "Eliminating
-cache conflict misses", ICS 1997, but for any number of sets).
+of `ways` lines with true LRU in each. Its sets are hashed: each aligned run of as many lines as there are sets falls
+into all of them, and lines of any pitch spread over them (as with the placement functions of Gonzalez et al.,
+"Eliminating cache conflict misses through XOR-based placement functions", ICS 1997, but for any number of sets).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from attrs import define, field
 
 __all__ = ["Block", "BlockLru", "LineLru", "Lines", "Residency"]
 
+GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: multiplicative hashing, Knuth, TAOCP volume 3, section 6.4
 WINDOWS = 64  # chosen: see tests/test_shared_lines.py for what it costs in hit rate
 
 Lines = int
@@ -47,15 +48,16 @@ class Block:
 
 
 class Residency(Protocol):
-    """What a cache holds. victims: (block, dirty lines) thrown out, for whoever writes them back to take away."""
-
-    victims: list[tuple[int, Lines]]
+    """What a cache holds."""
 
     def block(self, number: int) -> Block:
         """The block of that number."""
 
     def touch(self, block: Block, lines: Lines, fill: Lines, dirty: Lines) -> Lines:
         """Touches `lines`, brings those of `fill` in where they are absent, marks `dirty` ones; what was absent."""
+
+    def evict(self) -> list[tuple[int, Lines]]:
+        """Makes sure that all fits, at the end of a request: (block, dirty lines) thrown out since the last time."""
 
     def clean(self) -> list[tuple[int, Lines]]:
         """(block, dirty lines) of all that is dirty, by block; it stays, clean."""
@@ -65,7 +67,6 @@ class BlockLru:
     """The default level: fully associative, LRU by touches of blocks, `capacity` in lines."""
 
     def __init__(self, capacity: int):
-        self.victims: list[tuple[int, Lines]] = []
         self._capacity = capacity
         self._window_lines = max(1, capacity // WINDOWS)
         self._blocks: dict[int, Block] = {}
@@ -92,8 +93,6 @@ class BlockLru:
         self._renew(block, lines, lines ^ added)
         if added:
             self._used += added.bit_count()
-            if self._used > self._capacity:
-                self._evict()
         return absent
 
     def clean(self) -> list[tuple[int, Lines]]:
@@ -129,9 +128,9 @@ class BlockLru:
                 self._order = deque(touch for touch in self._order if touch.lines)
                 self._kept = len(self._order)
 
-    def _evict(self) -> None:
-        """Throws out the lines that were touched longest ago, until the others fit."""
-        order = self._order
+    def evict(self) -> list[tuple[int, Lines]]:
+        """Throws out the lines that were touched longest ago, until the others fit: (block, lines) that were dirty."""
+        order, victims = self._order, []
         while self._used > self._capacity:
             touch = order[0]
             lines, block = touch.lines, touch.block
@@ -144,20 +143,21 @@ class BlockLru:
                 if lines:
                     block.touches.remove(touch)
             if thrown := block.dirty & lines:
-                self.victims.append((block.number, thrown))
+                victims.append((block.number, thrown))
                 block.dirty ^= thrown
             block.valid ^= lines
             if lines and not block.valid:
                 del self._blocks[block.number]
             self._used -= count
+        return victims
 
 
 class LineLru:
     """The exact level, for small streams: `sets` sets of `ways` lines, true LRU; blocks have `block_lines` lines."""
 
     def __init__(self, sets: int, ways: int, block_lines: int):
-        self.victims: list[tuple[int, Lines]] = []
         self._ways, self._block_lines = ways, block_lines
+        self._victims: list[tuple[int, Lines]] = []
         self._sets: list[dict[int, None]] = [{} for _ in range(sets)]  # lines, the one touched longest ago first
         self._blocks: dict[int, Block] = {}
 
@@ -184,6 +184,11 @@ class LineLru:
             block.dirty |= dirty & bit
         return absent
 
+    def evict(self) -> list[tuple[int, Lines]]:
+        """(block, dirty lines) thrown out since the last time; all fits at all times."""
+        found, self._victims = self._victims, []
+        return found
+
     def clean(self) -> list[tuple[int, Lines]]:
         """(block, dirty lines) of all that is dirty, by block; it stays, clean."""
         found = sorted((block.number, block.dirty) for block in self._blocks.values() if block.dirty)
@@ -192,12 +197,11 @@ class LineLru:
         return found
 
     def _set_of(self, line: int) -> dict[int, None]:
-        """The set of a line: the sum of its digits in base `sets`, modulo `sets`."""
-        sets, total = len(self._sets), 0
-        while line and sets > 1:
-            line, digit = divmod(line, sets)
-            total += digit
-        return self._sets[total % sets]
+        """The set of a line: in each aligned run of as many lines as there are sets another one comes first."""
+        sets = len(self._sets)
+        run, place = divmod(line, sets)
+        first = (run * GOLDEN & 0xFFFFFFFF) * sets >> 32
+        return self._sets[(place + first) % sets]
 
     def _throw_out(self, line: int) -> None:
         number, place = divmod(line, self._block_lines)
@@ -206,7 +210,7 @@ class LineLru:
         block.valid ^= bit
         if block.dirty & bit:
             block.dirty ^= bit
-            self.victims.append((number, bit))
+            self._victims.append((number, bit))
 
 
 def _bits(lines: Lines) -> Iterator[Lines]:
