@@ -1,12 +1,14 @@
-"""Where tensors are in the HBM, and for how long.
+"""Where tensors are in the HBM and in a shared buffer, and for how long.
 
-Every tensor starts at a multiple of the machine's `hbm.alignment_bytes`, after which the pattern of channels, rows and
-banks repeats: identical operators on other tensors take the same time.
+In the HBM every tensor starts at a multiple of the machine's `alignment_bytes`, after which the pattern of channels,
+rows and banks repeats: identical operators on other tensors take the same time. In a buffer it starts at a multiple of
+`hbm.interleave`, as chunks are cut alike from there. The buffer's addresses are behind those of the HBM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from attrs import define, frozen
 
@@ -18,12 +20,13 @@ __all__ = ["Lifetime", "Memory", "Place", "place"]
 
 @frozen
 class Lifetime:
-    """A tensor of `size` bytes that must be there from step `first` to step `last`, both included."""
+    """A tensor of `size` bytes that must be in `memory` from step `first` to step `last`, both included."""
 
     name: str
     size: int
     first: int
     last: int
+    memory: Literal["hbm", "shared"] = "hbm"
 
 
 @frozen
@@ -37,49 +40,75 @@ class Place:
 
 @define
 class Memory:
-    """Peaks over all steps: bytes of the tensors alone, with padding, and the highest byte in use."""
+    """Peaks over all steps, of HBM: bytes of the tensors alone, with padding, and the highest byte in use.
+
+    peak_shared_bytes: of a shared buffer, with padding.
+    """
 
     places: tuple[Place, ...]
     peak_bytes: int
     peak_padded_bytes: int
     extent_bytes: int
+    peak_shared_bytes: int = 0
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The tensors in a shared buffer, by name."""
+        return tuple(dict.fromkeys(place.tensor.name for place in self.places if place.tensor.memory == "shared"))
+
+
+@frozen
+class _Room:
+    """A memory: its name, its first address, its bytes, and what addresses in it are multiples of."""
+
+    name: str
+    first: int
+    capacity: int
+    period: int
 
 
 def place(lifetimes: Sequence[Lifetime], steps: int, machine: Machine, where: str) -> Memory:
     """An address for each lifetime, in their order, such that none overlaps another in space and time.
 
-    Those that last longest lie lowest; each takes the lowest gap. Raises UserError, naming the tensor, where the HBM is
-    too small.
+    Those that last longest lie lowest; each takes the lowest gap. Raises UserError, naming the tensor, where its memory
+    is too small.
     """
-    period, capacity = machine.hbm.alignment_bytes, machine.hbm.total_capacity_bytes
+    rooms = {
+        "hbm": _Room("HBM", 0, machine.hbm.total_capacity_bytes, machine.alignment_bytes),
+        "shared": _Room(
+            "shared buffer", machine.buffer_address, machine.shared.capacity_bytes, machine.hbm.interleave_bytes
+        ),
+    }
     places: dict[int, Place] = {}
     for index in sorted(range(len(lifetimes)), key=lambda i: (lifetimes[i].first - lifetimes[i].last, i)):
         tensor = lifetimes[index]
-        padded = -(-tensor.size // period) * period
+        room = rooms[tensor.memory]
+        padded = -(-tensor.size // room.period) * room.period
         others = [other for other in places.values() if _meet(other.tensor, tensor)]
-        address = _lowest_gap(others, padded)
-        if address + padded > capacity:
+        address = _lowest_gap(others, padded, room.first)
+        if address + padded > room.first + room.capacity:
             taken = sum(other.padded for other in others)
             raise UserError(
-                f"tensor {tensor.name} does not fit into the HBM of {machine.name}: it needs {padded:,} bytes and "
-                f"{capacity - taken:,} of {capacity:,} are free", where=where,
+                f"tensor {tensor.name} does not fit into the {room.name} of {machine.name}: it needs {padded:,} bytes "
+                f"and {room.capacity - taken:,} of {room.capacity:,} are free", where=where,
             )  # fmt: skip
         places[index] = Place(tensor, address, padded)
     found = tuple(places[index] for index in range(len(lifetimes)))
+    hbm, shared = ([place for place in found if place.tensor.memory == memory] for memory in rooms)
     return Memory(
         places=found,
-        peak_bytes=_peak(((p.tensor, p.tensor.size) for p in found), steps),
-        peak_padded_bytes=_peak(((p.tensor, p.padded) for p in found), steps),
-        extent_bytes=max((p.address + p.padded for p in found), default=0),
+        peak_bytes=_peak(((p.tensor, p.tensor.size) for p in hbm), steps),
+        peak_padded_bytes=_peak(((p.tensor, p.padded) for p in hbm), steps),
+        extent_bytes=max((p.address + p.padded for p in hbm), default=0),
+        peak_shared_bytes=_peak(((p.tensor, p.padded) for p in shared), steps),
     )
 
 
 def _meet(one: Lifetime, two: Lifetime) -> bool:
-    return one.first <= two.last and two.first <= one.last
+    return one.memory == two.memory and one.first <= two.last and two.first <= one.last
 
 
-def _lowest_gap(others: Iterable[Place], size: int) -> int:
-    address = 0
+def _lowest_gap(others: Iterable[Place], size: int, address: int) -> int:
     for other in sorted(others, key=lambda other: other.address):
         if address + size <= other.address:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kpusim.errors import UserError
 from kpusim.isa.layout import DENSE, Layout
@@ -25,7 +25,7 @@ _STEPS = 1 << 20  # in one run
 
 @frozen
 class Standing:
-    """A tensor at a port: its address in the HBM, its layout and its seed."""
+    """A tensor at a port: its address in the HBM or in a shared buffer, its layout and its seed."""
 
     tensor: str
     address: int
@@ -51,7 +51,7 @@ class Step:
 
 @frozen
 class Plan:
-    """One run of a workload on a machine: steps in order, and what they need of the HBM."""
+    """One run of a workload on a machine: steps in order, and what they need of its memories."""
 
     name: str
     machine: Machine
@@ -169,6 +169,10 @@ def _planned(
 ) -> Plan:  # fmt: skip
     lives = _Lives(loaded, len(chain))
     for tensor in tensors.values():
+        if tensor.spec.memory == "shared" and machine.shared.kind != "buffer":
+            where = loaded.where("tensors", tensor.name, "memory")
+            problem = f"{machine.name} has no shared buffer"
+            raise UserError(problem, where=where, found="shared", allowed='hbm, or a machine with shared.kind "buffer"')
         lives.declare(tensor, counts.get(tensor.spec.per, 0))
     keys = [lives.step(number, *entry) for number, entry in enumerate(chain)]
     memory = place(lives.lifetimes(), len(chain), machine, loaded.file.name)
@@ -194,7 +198,7 @@ class _Lives:
 
     def __init__(self, loaded: WorkloadFile, steps: int) -> None:
         self._loaded, self._steps = loaded, steps
-        self._lives: list[tuple[str, int, int, int]] = []
+        self._lives: list[Lifetime] = []
         self._now: dict[tuple[str, int], int] = {}
         self._written: set[tuple[str, int]] = set()
 
@@ -230,14 +234,14 @@ class _Lives:
                 problem = f"{bound.spec.name} reads the {tensor.spec.role} {tensor.name}, which no operator has written"
                 raise UserError(problem, where=where, hint='what comes from outside has role "input"')
             live = self._lives[self._now[key]]
-            self._lives[self._now[key]] = (*live[:3], max(live[3], number))
+            self._lives[self._now[key]] = evolve(live, last=max(live.last, number))
             found[port] = self._now[key]
         return found
 
     def lifetimes(self) -> list[Lifetime]:
-        return [Lifetime(*life) for life in self._lives]
+        return self._lives
 
     def _add(self, name: str, tensor: Shaped, first: int, last: int) -> int:
         size = tensor.spec.layout.size_bytes(tensor.shape, tensor.spec.dtype)
-        self._lives.append((name, size, first, last))
+        self._lives.append(Lifetime(name, size, first, last, tensor.spec.memory))
         return len(self._lives) - 1

@@ -20,15 +20,17 @@ Option = Annotated[int | float | bool | str, "option"]
 
 @frozen
 class TensorSpec:
-    """A tensor in HBM.
+    """A tensor in memory.
 
-    role: inputs, weights and outputs stay in the HBM all the time; an activation from the operator that writes it to
-    its last reader. per: the repeat block of which each iteration has one of its own. layout: in a file
-    "row-major", "row-major pitch 4160" or "blocked [32, 32]". seed: of the values for a functional run.
+    role: inputs, weights and outputs stay there all the time; an activation from the operator that writes it to its
+    last reader. memory: HBM, or the machine's shared buffer, where inputs and weights are before the run begins. per:
+    the repeat block of which each iteration has one of its own. layout: in a file "row-major", "row-major pitch 4160"
+    or "blocked [32, 32]". seed: of the values for a functional run.
     """
 
     shape: tuple[Size, ...]
     role: Literal["input", "weight", "activation", "output"]
+    memory: Literal["hbm", "shared"] = field(default="hbm", kw_only=True)
     dtype: Annotated[str, "dtype"] = "bf16"
     per: str = ""
     layout: Layout = DENSE

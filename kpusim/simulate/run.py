@@ -66,7 +66,7 @@ class _Unit(Stuck, Protocol):
 def default_addresses(program: Program, machine: Machine) -> tuple[int, ...]:
     """An HBM address for each tensor, one behind the other. Raises UserError if the HBM is too small."""
     addresses, at = [], 0
-    period = machine.hbm.alignment_bytes
+    period = machine.alignment_bytes
     for tensor in program.tensors:
         addresses.append(at)
         at += -(-tensor.size_bytes // period) * period

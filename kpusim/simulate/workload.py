@@ -12,7 +12,7 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 
-from kpusim.machine import FrontEnd
+from kpusim.machine import FrontEnd, Machine
 from kpusim.operators import Lowered
 from kpusim.plan import Memory, Plan, Step
 from kpusim.simulate.releases import RowNumbers
@@ -88,7 +88,7 @@ class PlanRun:
 
     @property
     def memory(self) -> Memory:
-        """What it needs of the HBM."""
+        """What it needs of the machine's memories."""
         return self.plan.memory
 
 
@@ -168,14 +168,22 @@ def lowered_for(step: Step, plan: Plan) -> Lowered:
 def _executed(
     step: Step, plan: Plan, options: Options, listener: Listener | None, memo: dict[object, Executed]
 ) -> Executed:
-    period = plan.machine.hbm.alignment_bytes
-    phases = tuple((port, standing.address % period, standing.layout) for port, standing in step.ports.items())
-    key = step.operator, plan.machine, phases
+    phases = tuple((port, _phase(at.address, plan.machine), at.layout) for port, at in step.ports.items())
+    addresses = [at.address for at in step.ports.values()]
+    key = step.operator, plan.machine, phases, tuple(map(addresses.index, addresses))  # ports may share a tensor
     if key not in memo:
         lowered = lowered_for(step, plan)
         addresses = [step.ports[tensor.name].address for tensor in lowered.program.tensors]
         memo[key] = _simulated(lowered, addresses, plan, options, listener)
     return memo[key]
+
+
+def _phase(address: int, machine: Machine) -> int:
+    """What of an address times depend on."""
+    shared = machine.shared
+    if shared.kind == "buffer" and address >= machine.buffer_address:
+        return -1
+    return address if shared.kind == "cache" and shared.lookup == "lines" else address % machine.alignment_bytes
 
 
 def _simulated(
