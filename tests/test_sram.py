@@ -11,9 +11,10 @@ from random import Random
 import pytest
 from gemms import execute
 from random_programs import random_case
-from test_modes import KASM, assert_equal_modes
+from test_modes import KASM, assert_equal_modes, spans_of
 from test_simulate import run, section, stalls, times
 
+from kpusim.engines.sram import Taken
 from kpusim.errors import UserError
 from kpusim.isa import read_program
 from kpusim.isa.program import Buffer
@@ -170,21 +171,31 @@ def test_narrow_rows_take_the_banks_of_all_of_their_span():
 # --- everything -------------------------------------------------------------------------------------------------------
 
 
+SEPARATE, ENDLESS = ["sram.sharing=separate"], ["sram.sharing=shared", "sram.bank_bandwidth=1 TB/cycle"]
+
+
+def assert_equal_spans(program, separate, shared):
+    (result, spans), (other, others) = spans_of(program, separate), spans_of(program, shared)
+    assert sorted(spans) == sorted(others)
+    assert result.counters.items() < other.counters.items()
+
+
 @pytest.mark.parametrize("path", KASM, ids=lambda path: path.stem)
 def test_banks_without_limits_are_separate_ports(path):
     program = read_program(path)
-    sets = [f"sram.capacity={max(program.sram_bytes, 4096)} B"]
-    separate = simulate(program, load_machine("kpu-tiny", sets))
-    endless = ["sram.sharing=shared", "sram.bank_bandwidth=1 TB/cycle"]
-    shared = simulate(program, load_machine("kpu-tiny", [*sets, *endless]))
-    assert shared.cycles == separate.cycles
-    assert shared.stalls.tolist() == separate.stalls.tolist()
-    assert separate.counters.items() < shared.counters.items()
+    capacity = f"sram.capacity={max(program.sram_bytes, 4096)} B"
+    assert_equal_spans(program, *(load_machine("kpu-tiny", [capacity, *sets]) for sets in (SEPARATE, ENDLESS)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_so_they_are_on_random_programs(seed):
+    program, separate, _ = random_case(seed, SEPARATE)
+    assert_equal_spans(program, separate, random_case(seed, ENDLESS)[1])
 
 
 def test_with_separate_ports_banks_do_not_count():
-    separate, narrow = ["sram.sharing=separate"], ["sram.bank_bandwidth=1 B/cycle", "sram.banks=1"]
-    cases = [random_case(1, sets) for sets in (separate, separate + narrow)]
+    narrow = ["sram.bank_bandwidth=1 B/cycle", "sram.banks=1"]
+    cases = [random_case(1, sets) for sets in (SEPARATE, SEPARATE + narrow)]
     runs = [simulate(program, machine, chunk_bytes=chunk_bytes) for program, machine, chunk_bytes in cases]
     assert runs[0].cycles == runs[1].cycles
     assert runs[0].counters == runs[1].counters
@@ -224,6 +235,17 @@ def test_more_banks_than_the_capacity_has_blocks_are_impossible():
     load_machine("kpu-tiny", ["sram.banks=128"])
     with pytest.raises(UserError, match="did you mean 'shared'"):
         load_machine("kpu-tiny", ["sram.sharing=sharde"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_bank_gives_the_first_time_that_is_not_taken(seed):
+    random, bank, free, now = Random(seed), Taken(), set(range(4000)), 0
+    for _ in range(100):
+        now += random.choice([0, 0, 1, 5, 30])
+        start, length = now + random.choice([0, 0, 3, 60]), random.randint(1, 20)
+        given = sorted(tick for tick in free if tick >= start)[:length]
+        free -= set(given)
+        assert bank.take(start, length, now) == given[-1] + 1
 
 
 def test_the_span_of_a_view_is_from_its_first_byte_to_its_last():

@@ -165,7 +165,10 @@ class DmaEngine:
         _, free, arrivals = network.reserve(route, now, chunk.size)
         queue.source_free(entry, free)
         if copy:
-            self._land(queue, entry, chunk, arrivals)
+            if self._sram is not None:
+                arrivals = self._sram.write(transfer, chunk, arrivals)
+            self._release(chunk.size, max(arrivals))
+            queue.arrived(entry, arrivals)
         else:
             at = arrivals[0]
             self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
@@ -175,20 +178,8 @@ class DmaEngine:
         route = self._network.load_route(self.number, entry.transfer.tiles)
         leaves, _, arrivals = self._network.reserve(route, now, chunk.size)
         self._release(chunk.size, leaves)
-        self._land(queue, entry, chunk, arrivals)
-
-    def _land(self, queue: DmaQueue, entry: Entry, chunk: Chunk, arrivals: list[int]) -> None:
-        """The data of a load or a copy is on its way to its tiles, and through their ports at cycles `arrivals`."""
-        if self._sram is None:
-            self._landed(queue, entry, chunk, arrivals)
-        else:
-            then = partial(self._landed, queue, entry, chunk)
-            self._sram.write(queue.unit, entry.transfer, chunk, arrivals, then)
-
-    def _landed(self, queue: DmaQueue, entry: Entry, chunk: Chunk, arrivals: list[int]) -> None:
-        """The data is in its tiles (or will be, at those cycles)."""
-        if entry.transfer.kind == "copy":
-            self._release(chunk.size, max(arrivals))
+        if self._sram is not None:
+            arrivals = self._sram.write(entry.transfer, chunk, arrivals)
         queue.arrived(entry, arrivals)
 
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:

@@ -1,10 +1,11 @@
 """The banks of an SRAM that DMA, matrix and vector engine of a tile share.
 
-Addresses go over the banks in blocks of `sram.interleave`. Each bank is a reservation with a next-free time of its own,
-made in global time order: for a chunk of a DMA transfer when it is to leave, or when its head arrives; for operands and
-results of an instruction in pieces of a chunk, each when the array or the lanes come to it. The bytes of a view are
-taken to lie evenly over its span; a DMA transfer goes through it from the first byte to the last, an instruction uses
-all of it all along (an array reads all rows of a fold at once).
+Addresses go over the banks in blocks of `sram.interleave`. Each bank is reserved by itself, in global time order: for a
+chunk of a DMA transfer that is to leave, from now on; for one that sets out for its tiles, from when its head will be
+there; for operands and results of an instruction in pieces of a chunk, each when the array or the lanes come to it. Who
+comes before what is reserved for later uses the time until then: a bank is never idle while somebody waits for it.
+The bytes of a view are taken to lie evenly over its span; a DMA transfer goes through it from the first byte to the
+last, an instruction uses all of it all along (an array reads all rows of a fold at once).
 
 Banks hold a stream up only by as much as they are later than its own port: what the banks are behind at its head, they
 make good while the port is the slower one.
@@ -12,16 +13,17 @@ make good while the port is the slower one.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
-from kpusim.engines.kernel import Kernel, Phase
+from kpusim.engines.kernel import Kernel
 from kpusim.engines.transfer import Chunk, Transfer
 from kpusim.isa.walk import ViewAt
 from kpusim.machine import Machine
 
-__all__ = ["Loads", "Sram", "Traffic"]
+__all__ = ["Loads", "Sram", "Taken", "Traffic"]
 
 Loads = tuple[tuple[int, int], ...]
 """(bank, bytes) of one access."""
@@ -31,7 +33,7 @@ Traffic = tuple[tuple[ViewAt, int], ...]
 
 
 class Sram:
-    """Next-free times of all banks by tile, in ticks of 1/`ticks` cycle: rates are exact."""
+    """What of their time the banks of all tiles are taken, in ticks of 1/`ticks` cycle: rates are exact."""
 
     def __init__(self, machine: Machine, kernel: Kernel, chunk_bytes: int):
         sram = machine.sram
@@ -39,7 +41,7 @@ class Sram:
         self._banks, self._interleave, self._latency = sram.banks, sram.interleave_bytes, sram.latency_cycles
         self.ticks, self._byte_ticks = sram.bank_bytes_per_cycle.as_integer_ratio()
         self._port, self._port_scale = sram.ports.dma.as_integer_ratio()
-        self._free = defaultdict[int, list[int]](lambda: [0] * sram.banks)
+        self._taken = defaultdict[int, list[Taken]](lambda: [Taken() for _ in range(sram.banks)])
         self._moved = defaultdict[int, list[int]](lambda: [0] * sram.banks)
         self._loads, self._pieces = cache(self._spread), cache(self._cut)
 
@@ -48,17 +50,14 @@ class Sram:
         """Bytes that all users together have moved through the bank that moved most."""
         return max(map(max, self._moved.values()), default=0)
 
-    def access(self, tile: int, loads: Loads, now: int) -> int:
-        """Reserves banks of `tile` from cycle `now` on; returns the cycle at which the last byte is through."""
-        free, moved, ready, byte_ticks = self._free[tile], self._moved[tile], now * self.ticks, self._byte_ticks
-        last = ready
+    def access(self, tile: int, loads: Loads, start: int) -> int:
+        """Reserves banks of `tile` from cycle `start` on; returns the cycle at which the last byte is through."""
+        taken, moved, ticks, byte_ticks = self._taken[tile], self._moved[tile], self.ticks, self._byte_ticks
+        now, last = self._kernel.now * ticks, start * ticks
         for bank, size in loads:
-            start = free[bank]
-            free[bank] = end = (start if start > ready else ready) + size * byte_ticks
             moved[bank] += size
-            if end > last:
-                last = end
-        return -(-last // self.ticks)
+            last = max(last, taken[bank].take(start * ticks, size * byte_ticks, now))
+        return -(-last // ticks)
 
     # --- DMA transfers --------------------------------------------------------------------------------------------
 
@@ -68,25 +67,18 @@ class Sram:
         through = self.access(transfer.source, self._part(transfer.origin, transfer, chunk), now)
         return max(now, through - self._port_cycles(chunk.size))
 
-    def write(
-        self, requester: int, transfer: Transfer, chunk: Chunk, arrivals: list[int], then: Callable[[list[int]], None]
-    ) -> None:
+    def write(self, transfer: Transfer, chunk: Chunk, arrivals: Sequence[int]) -> list[int]:
         """A chunk is on its way to all tiles of a transfer, and whole behind their ports at cycles `arrivals`.
 
-        Its banks are reserved when its head is at the first tile, in each tile from when it is there. Calls `then` with
-        the cycles at which the banks have it.
+        Returns the cycles at which the banks have it.
         """
         assert transfer.target is not None
-        loads, latency = self._part(transfer.target, transfer, chunk), self._latency
+        loads, latency, now = self._part(transfer.target, transfer, chunk), self._latency, self._kernel.now
         before = latency + self._port_cycles(chunk.size)
-        heads = [arrival - before for arrival in arrivals]
-        first = max(min(heads), self._kernel.now)
-
-        def arrive() -> None:
-            through = [self.access(tile, loads, max(at, first)) for tile, at in zip(transfer.tiles, heads, strict=True)]
-            then([max(arrival, time + latency) for arrival, time in zip(arrivals, through, strict=True)])
-
-        self._kernel.at(first, Phase.RETURN, requester, arrive)
+        return [
+            max(arrival, self.access(tile, loads, max(arrival - before, now)) + latency)
+            for tile, arrival in zip(transfer.tiles, arrivals, strict=True)
+        ]
 
     def _part(self, view: ViewAt, transfer: Transfer, chunk: Chunk) -> Loads:
         """What a chunk needs of the banks: its part of the view's span."""
@@ -106,9 +98,12 @@ class Sram:
 
     def _cut(self, spans: tuple[tuple[int, int, int], ...]) -> tuple[Loads, ...]:
         loads, count = self._loads(spans), -(-sum(size for _, _, size in spans) // self._chunk_bytes)
-        return tuple(
-            tuple((bank, size * (i + 1) // count - size * i // count) for bank, size in loads) for i in range(count)
-        )
+
+        def piece(i: int) -> Loads:
+            parts = ((bank, size * (i + 1) // count - size * i // count) for bank, size in loads)
+            return tuple((bank, size) for bank, size in parts if size)
+
+        return tuple(map(piece, range(count)))
 
     def _spread(self, spans: tuple[tuple[int, int, int], ...]) -> Loads:
         """The bytes by bank of (first byte, byte behind, bytes moved) spans together; each spreads evenly."""
@@ -129,3 +124,27 @@ class Sram:
             return end // period * block + min(max(end % period - bank * block, 0), block)
 
         return [below(high, bank) - below(low, bank) for bank in range(self._banks)]
+
+
+class Taken:
+    """When a bank is taken: spans of time that do not overlap, in order."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def take(self, start: int, length: int, now: int) -> int:
+        """Takes the first `length` from `start` on that is not taken yet; returns its end. Nobody asks before `now`."""
+        starts, ends = self._starts, self._ends
+        past = bisect_right(ends, now)
+        del starts[:past], ends[:past]
+        first = last = bisect_right(ends, start)  # spans from here on end after `start`
+        time = start
+        while last < len(starts) and time + length > starts[last]:
+            length -= max(starts[last] - time, 0)
+            time = ends[last]
+            last += 1
+        time += length
+        starts[first:last] = [min(start, starts[first]) if last > first else start]
+        ends[first:last] = [time]
+        return time
