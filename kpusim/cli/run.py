@@ -72,9 +72,10 @@ def command(
     share}, bound: {by, because}, counters: {name: number}, units: {kind: {kind, units, busy, stalls: {cause:
     unit-cycles}, idle}}}], total: {cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes,
     hbm_write_bytes, hbm_gbytes_per_second, roof_cycles, distance, launches, gap_cycles, peak_hbm_bytes,
-    peak_hbm_padded_bytes, hbm_capacity_bytes}}]; with --verify also verification: [{operator, output, verdict:
-    {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with --explain also explain:
-    {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest, hbm_bytes, why}]}, estimates.
+    peak_hbm_padded_bytes, hbm_capacity_bytes, peak_shared_bytes, shared_tensors}}]; with --verify also verification:
+    [{operator, output, verdict: {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with
+    --explain also explain: {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest,
+    hbm_bytes, why}]}, estimates.
 
     \b
     Examples:

@@ -64,6 +64,11 @@ class Shared:
     )
 
     @property
+    def bytes_on_chip(self) -> int:
+        """What it adds to the capacity of the chip."""
+        return self.capacity_bytes if self.kind != "none" else 0
+
+    @property
     def sets(self) -> int:
         """Sets of a cache."""
         return self.capacity_bytes // (self.line_bytes * self.ways)

@@ -24,7 +24,7 @@ class Use:
 
 @frozen
 class Bound:
-    """`by`: matrix compute, vector engine, HBM bandwidth, NoC, DMA engine, SRAM port, latency or launch."""
+    """`by`: matrix compute, vector engine, HBM bandwidth, shared level, NoC, DMA engine, SRAM port, latency, launch."""
 
     by: str
     because: str
@@ -69,7 +69,18 @@ def uses(run: Run) -> list[Use]:
     for resource, counter, rate, name in resources:
         part = float(counters[counter] / cycles / rate)
         found.append(Use(resource, part, f"the busiest {name} moves data in {part:.0%} of the cycles"))
-    return found + [_port_use(run, kind) for kind in engines]
+    return found + _shared_use(run) + [_port_use(run, kind) for kind in engines]
+
+
+def _shared_use(run: Run) -> list[Use]:
+    """The bandwidth of the shared level, if the machine has one."""
+    machine = run.machine
+    if machine.shared.kind == "none":
+        return []
+    moved, rate = run.counters["shared.read_bytes"] + run.counters["shared.write_bytes"], machine.shared.bytes_per_cycle
+    tera = machine.clock_hz / 1e12
+    text = f"the shared {machine.shared.kind} moves {moved / run.cycles * tera:.3g} of {float(rate) * tera:.3g} TB/s"
+    return [Use("shared level", float(moved / run.cycles / rate), text)]
 
 
 def _port_use(run: Run, kind: str) -> Use:
@@ -111,5 +122,6 @@ def _queues(run: Run) -> str:
 def _first_byte(run: Run) -> int:
     """Cycles from the first instruction to the first data in an SRAM, without any contention."""
     hbm, machine = run.machine.hbm, run.machine
-    opening = hbm.precharge_cycles + hbm.row_activate_cycles
-    return machine.dma.setup_cycles + hbm.controller_cycles + opening + hbm.read_cycles + machine.sram.latency_cycles
+    cache = machine.shared.latency_cycles if machine.shared.kind == "cache" else 0
+    memory = cache + hbm.controller_cycles + hbm.precharge_cycles + hbm.row_activate_cycles + hbm.read_cycles
+    return machine.dma.setup_cycles + memory + machine.sram.latency_cycles

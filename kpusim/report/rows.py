@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from attrs import asdict, frozen
 
 from kpusim.costs import compute_bound_cycles, hbm_bound_cycles
+from kpusim.isa.layout import DENSE
 from kpusim.report.bound import Bound, bound_of
 from kpusim.simulate.shares import Share, shares, top_stall
 from kpusim.simulate.workload import OpTime, PlanRun
@@ -29,9 +31,10 @@ class Row:
     """One operator: times in cycles and microseconds of one execution, without what its boundaries cost.
 
     count: executions of it in the run. gap_cycles: of the launches or barriers before all of them.
-    matrix_utilisation: multiply-accumulates over what all arrays could do in the same cycles. roof_cycles: the larger
-    of the closed bounds of the arrays and of the HBM (compulsory bytes at the attainable bandwidth); distance: cycles
-    over roof_cycles.
+    matrix_utilisation: multiply-accumulates over what all arrays could do in the same cycles. roof_cycles: the largest
+    of the closed bounds of the arrays, of the HBM (compulsory bytes at the attainable bandwidth, without those of
+    tensors in a shared buffer) and of the shared level (compulsory bytes that pass it); distance: cycles over
+    roof_cycles.
     """
 
     operator: str
@@ -82,6 +85,8 @@ class Total:
     peak_hbm_bytes: int
     peak_hbm_padded_bytes: int
     hbm_capacity_bytes: int
+    peak_shared_bytes: int
+    shared_tensors: tuple[str, ...]
 
 
 def rows_of(run: PlanRun) -> list[Row]:
@@ -129,13 +134,29 @@ def _row(ops: Sequence[OpTime]) -> Row:
 def _roof(op: OpTime) -> tuple[str, int]:
     """The name and the cycles of the lower roof."""
     operator, machine = op.step.operator, op.executed.run.machine
-    compute = compute_bound_cycles(machine, op.macs, op.math_dtype)
-    memory = hbm_bound_cycles(machine, operator.compulsory_bytes)
-    return ("matrix compute", compute) if compute >= memory else ("HBM bandwidth", memory)
+    placed = min(operator.compulsory_bytes, _in_buffer(op))
+    roofs = {
+        "matrix compute": compute_bound_cycles(machine, op.macs, op.math_dtype),
+        "HBM bandwidth": hbm_bound_cycles(machine, operator.compulsory_bytes - placed),
+    }
+    if machine.shared.kind != "none":
+        passed = placed if machine.shared.kind == "buffer" else operator.compulsory_bytes
+        roofs["shared level"] = ceil(passed / machine.shared.bytes_per_cycle)
+    name = max(roofs, key=lambda roof: roofs[roof])
+    return name, roofs[name]
+
+
+def _in_buffer(op: OpTime) -> int:
+    """Bytes of an operator's tensors in a shared buffer."""
+    machine, ports = op.executed.run.machine, op.step.ports
+    if machine.shared.kind != "buffer":
+        return 0
+    held = {name for name, standing in ports.items() if standing.address >= machine.buffer_address}
+    return sum(DENSE.size_bytes(port.shape, port.dtype) for port in op.step.operator.ports if port.name in held)
 
 
 def total_of(run: PlanRun) -> Total:
-    """The sums over all steps, and what the run needs of the HBM."""
+    """The sums over all steps, and what the run needs of the machine's memories."""
     machine = run.plan.machine
     seconds = run.cycles / machine.clock_hz
     counters = [op.executed.run.counters for op in run.ops]
@@ -157,6 +178,8 @@ def total_of(run: PlanRun) -> Total:
         peak_hbm_bytes=run.memory.peak_bytes,
         peak_hbm_padded_bytes=run.memory.peak_padded_bytes,
         hbm_capacity_bytes=machine.hbm.total_capacity_bytes,
+        peak_shared_bytes=run.memory.peak_shared_bytes,
+        shared_tensors=run.memory.shared,
     )
 
 

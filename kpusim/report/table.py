@@ -39,6 +39,8 @@ def print_run(run: PlanRun, console: Console | None = None) -> None:
     print_wide(table, console)
     for row in rows:
         console.print(Text(f"{row.operator} is bound by {row.bound.by} because {row.bound.because}."), soft_wrap=True)
+        if "shared.hits" in row.counters:
+            console.print(Text(_cache(row)), soft_wrap=True)
     console.print(Text(_memory(total)), soft_wrap=True)
 
 
@@ -88,8 +90,23 @@ def _memory(total: Total) -> str:
     padded, capacity = total.peak_hbm_padded_bytes, total.hbm_capacity_bytes
     return (
         f"Peak of HBM: {total.peak_hbm_bytes:,} bytes, {padded:,} with padding, {padded / capacity:.2%} of "
-        f"{capacity:,}. Launches and barriers cost {total.gap_cycles:,} cycles."
+        f"{capacity:,}.{_buffer(total)} Launches and barriers cost {total.gap_cycles:,} cycles."
     )
+
+
+def _buffer(total: Total) -> str:
+    """What is in the shared buffer."""
+    if not total.shared_tensors:
+        return ""
+    return f" In the shared buffer: {', '.join(total.shared_tensors)}; {total.peak_shared_bytes:,} bytes at its peak."
+
+
+def _cache(row: Row) -> str:
+    """What the shared cache does for an operator."""
+    hits, misses = row.counters["shared.hits"], row.counters["shared.misses"]
+    written_back = bytes_text(row.counters["shared.writeback_bytes"])
+    rate = f"{hits / (hits + misses):.1%} of {hits + misses:,}" if hits + misses else "none"
+    return f"{row.operator} finds {rate} lines in the shared cache, which writes back {written_back}."
 
 
 def print_choices(lowered: Lowered, title: str, *, to_stderr: bool = False) -> None:

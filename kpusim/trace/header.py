@@ -30,6 +30,7 @@ def write_meta(root: h5py.File, meta: TraceMeta, file_name: str) -> h5py.Group:
     field(machine, "opcode", np.array(sorted(meta.opcode_names), np.uint8), "", "Opcode")
     field(machine, "opcode_name", [meta.opcode_names[code] for code in sorted(meta.opcode_names)], "", "Opcode")
     field(machine, "hbm_opcode", np.array(sorted(meta.hbm_opcodes), np.uint8), "", "Opcodes that move HBM bytes")
+    field(machine, "memory", meta.memory, "", "What the DMA engines read and write")
     run = group(entry, "kpusim", "NXcollection", {"schema": SCHEMA, "schema_version": SCHEMA_VERSION})
     field(run, "workload", meta.workload_text, "", "Workload file")
     named_fields(run, "options", meta.options)
@@ -57,6 +58,7 @@ def read_meta(root: h5py.File) -> TraceMeta:
         clock_hz=int(machine["clock"][()]),
         opcode_names=dict(names),
         hbm_opcodes=frozenset(machine["hbm_opcode"][()].tolist()),
+        memory=text(machine["memory"]) if "memory" in machine else "HBM",
         machine_text=text(machine["description"]),
         workload_text=text(run["workload"]),
         options={key: text(value) for key, value in by_key(run["options"]).items()},

@@ -35,6 +35,7 @@ def trace_meta(
         clock_hz=machine.clock_hz,
         opcode_names={row.opcode: row.name for row in rows},
         hbm_opcodes=frozenset(row.opcode for row in rows if any("box" in operand.kinds for operand in row.operands)),
+        memory="HBM" if machine.shared.kind == "none" else f"Shared {machine.shared.kind} and HBM",
         machine_text=machine_toml(machine),
         workload_text=workload_text,
         options=options,

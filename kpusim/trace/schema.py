@@ -58,7 +58,9 @@ class TraceMeta:
     clock_hz: int
     opcode_names: Mapping[int, str]
     hbm_opcodes: frozenset[int]
-    """Opcodes whose `bytes` are HBM traffic."""
+    """Opcodes whose `bytes` are traffic of `memory`."""
+    memory: str = "HBM"
+    """What DMA engines read and write: HBM, or a shared level and what is behind it."""
     machine_text: str
     workload_text: str
     options: Mapping[str, str]

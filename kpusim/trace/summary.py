@@ -88,10 +88,12 @@ def write_timelines(entry: h5py.Group, meta: TraceMeta, rates: Floats, width: in
     field(shares, "unit", np.arange(len(rates) - 1, dtype=np.uint16), "", "Unit number")
     field(shares, "cycle", cycles, "cycle", "Cycle")
     field(shares, "unit_name", meta.unit_names, "", "Unit")
-    title = f"HBM bandwidth (byte/cycle), attainable {meta.peak_hbm_bytes_per_cycle:g}: {meta.title}"
+    name = f"{meta.memory} bandwidth (byte/cycle)"
+    attainable = "attainable" if meta.memory == "HBM" else "attainable of HBM"
+    title = f"{name}, {attainable} {meta.peak_hbm_bytes_per_cycle:g}: {meta.title}"
     bandwidth = plot(entry, "hbm_bandwidth", title, "cycle", "bandwidth")
     bandwidth.attrs["units"] = "byte/cycle"
-    field(bandwidth, "bandwidth", rates[-1], "byte/cycle", "HBM bandwidth (byte/cycle)")
+    field(bandwidth, "bandwidth", rates[-1], "byte/cycle", name)
     field(bandwidth, "cycle", cycles, "cycle", "Cycle")
 
 
