@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import repeat
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define
+from attrs import define, evolve
 
 from kpusim.engines.hbm import Run
 from kpusim.errors import UserError
@@ -18,7 +18,12 @@ from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, Step, ViewAt
 from kpusim.machine import Machine
 
-__all__ = ["NOTHING", "Chunk", "Transfer", "Transfers"]
+__all__ = ["NOTHING", "Chunk", "Segment", "Transfer", "Transfers", "chunk_of"]
+
+Integers = npt.NDArray[np.int64]
+
+Segment = tuple[int, int, int, int]
+"""(address, count, pitch, length): `count` stretches of `length` bytes, `pitch` bytes from one start to the next."""
 
 
 @define
@@ -26,13 +31,17 @@ class Chunk:
     """One request of an engine: `size` bytes, the HBM runs behind them (from the transfer's base on).
 
     `descriptors`: what a gather or scatter issues for it, one by one; 0 for a box, whose one descriptor is the set-up.
-    `first`: bytes of the transfer before it.
+    `first`: bytes of the transfer before it. `blocks`: its interleave blocks one by one and the bytes wanted of each,
+    once somebody has asked for them.
     """
 
     size: int
     runs: tuple[Run, ...]
     descriptors: int
     first: int
+    stretches: tuple[Segment, ...] = ()
+    """Where its bytes are, from where `runs` count; only for a machine with a cache."""
+    blocks: tuple[Integers, Integers] | None = None
 
 
 @define
@@ -57,11 +66,6 @@ class Transfer:
         return self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
 
 
-Segment = tuple[int, int, int, int]
-"""(address, count, pitch, length): `count` stretches of `length` bytes, `pitch` bytes from one start to the next."""
-
-Integers = npt.NDArray[np.int64]
-
 NOTHING = Transfer("none", 0, (), range(0), -1)
 KINDS = {
     "load": "load", "gather": "load", "store": "store", "scatter": "store", "scatter_add": "add", "copy": "copy",
@@ -76,7 +80,7 @@ class Transfers:
         self._interleave, self._access = machine.hbm.interleave_bytes, machine.hbm.access_bytes
         limit = max(machine.dma.outstanding_bytes // self._access, 1) * self._access
         self._chunk_bytes = min(chunk_bytes, limit)  # nobody asks for more than may be under way
-        self._reach = machine.dma.coalesce_bytes
+        self._reach, self._cached = machine.dma.coalesce_bytes, machine.shared.kind == "cache"
         self._tiles = range(machine.tiles.count)
         self._shapes: dict[tuple[int, tuple[int, ...], int], tuple[Chunk, ...]] = {}
 
@@ -146,8 +150,8 @@ class Transfers:
         return tuple(chunks)
 
     def _chunk(self, size: int, segments: list[Segment], before: int) -> Chunk:
-        runs = (run for segment in segments for run in _block_runs(segment, self._interleave, self._access))
-        return Chunk(size, tuple(runs), 0, before)
+        chunk = chunk_of(segments, self._interleave, self._access)
+        return evolve(chunk, size=size, first=before, stretches=tuple(segments) if self._cached else ())
 
     def _listed(self, box: BoxAt, rows: tuple[int, ...]) -> tuple[Chunk, ...]:
         """Listed rows of a tensor, in the order of the list, in chunks of at most the chunk size."""
@@ -174,7 +178,15 @@ class Transfers:
         else:
             pairs = zip(firsts.tolist(), ends.tolist(), strict=True)
             runs = tuple([run for first, end in pairs for run in _contiguous(first, end, interleave, access)])
-        return Chunk(int(lengths.sum()), runs, len(firsts), before)
+        stretches = zip(starts.tolist(), repeat(1), repeat(1), lengths.tolist(), strict=False) if self._cached else ()
+        return Chunk(int(lengths.sum()), runs, len(firsts), before, tuple(stretches))
+
+
+def chunk_of(segments: Iterable[Segment], interleave: int, access: int) -> Chunk:
+    """The request for all of `segments`, as a transfer of its own."""
+    segments = tuple(segments)
+    runs = (run for segment in segments for run in _block_runs(segment, interleave, access))
+    return Chunk(sum([count * length for _, count, _, length in segments]), tuple(runs), 0, 0)
 
 
 def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:
