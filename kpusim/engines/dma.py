@@ -61,7 +61,7 @@ class DmaEngine:
         dma = machine.dma
         self.number = number
         self._kernel, self._memory, self._network = fabric.kernel, fabric.memory, fabric.network
-        self._sram = fabric.sram
+        self._sram, self._edges = fabric.sram, fabric.edges
         self._limit = dma.outstanding_bytes
         self._ticks = lcm(dma.bytes_per_cycle.numerator, dma.rows_per_cycle.numerator)
         self._byte_ticks = int(self._ticks / Fraction(dma.bytes_per_cycle))
@@ -144,8 +144,12 @@ class DmaEngine:
         """The first leg of a chunk: HBM for a load, SRAM and NoC for a store or a copy."""
         transfer = entry.transfer
         if transfer.kind == "load":
-            back = self._memory.access(chunk, transfer.base, now, write=False)
-            self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
+            if self._edges is None:
+                back = self._memory.access(chunk, transfer.base, now, write=False)
+                self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
+            else:
+                then = partial(self._loaded, queue, entry, chunk)
+                self._edges.read(self.number, queue.unit, chunk, transfer.base, now, then)
             return
         leaves = now if self._sram is None else self._sram.read(transfer, chunk, now)
         if leaves > now:
@@ -174,7 +178,7 @@ class DmaEngine:
             self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
 
     def _loaded(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
-        """A load's data is back from HBM and sets out for its tiles."""
+        """A load's data has come from HBM and sets out for its tiles."""
         route = self._network.load_route(self.number, entry.transfer.tiles)
         leaves, _, arrivals = self._network.reserve(route, now, chunk.size)
         self._release(chunk.size, leaves)
@@ -183,6 +187,14 @@ class DmaEngine:
         queue.arrived(entry, arrivals)
 
     def _stored(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """A store's data has come from its tile."""
+        if self._edges is None:
+            self._written(queue, entry, chunk, now)
+        else:
+            then = partial(self._written, queue, entry, chunk)
+            self._edges.write(self.number, queue.unit, chunk, entry.transfer.base, now, then)
+
+    def _written(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A store's data has reached HBM (which an addition reads first)."""
         if entry.transfer.kind == "add":
             now = self._memory.access(chunk, entry.transfer.base, now, write=False)

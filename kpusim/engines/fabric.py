@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from attrs import define, field
 
+from kpusim.engines.edges import Edges
 from kpusim.engines.hbm import Hbm
 from kpusim.engines.kernel import LAST_REQUESTER, Kernel, Phase
 from kpusim.engines.noc import Network
@@ -115,6 +116,9 @@ class Fabric:
         self.hbm, self.network = Hbm(machine), Network(machine)
         self.shared = shared_level(machine, self.hbm)
         self.memory: Memory = self.shared or self.hbm  # what engines read and write
+        self.edges: Edges | None = None
+        if machine.hbm.attach == "edges":
+            self.edges = Edges(machine, self.kernel, self.network, self.memory, self.hbm.pattern)
         self.sram = Sram(machine, self.kernel, chunk_bytes) if machine.sram.sharing == "shared" else None
         self.semaphores: list[Semaphore] = make_semaphores(program)
         self.causes = causes_of(program)

@@ -50,6 +50,11 @@ class Hbm:
         self._bank = [c * banks + s * banks // stripes for c, (s, _) in zip(self._channel, places, strict=True)]
         self.bytes_read = self.bytes_written = self.row_hits = self.row_misses = 0
 
+    @property
+    def pattern(self) -> list[int]:
+        """The channel of each interleave block, from address 0 until it repeats."""
+        return self._channel
+
     def close_rows(self) -> None:
         """Closes every row: the state at the start of a program and after a barrier."""
         self._open_row = [-1] * len(self._open_row)

@@ -1,24 +1,34 @@
-"""The network on chip: its links, multicast trees, and the ports of DMA engines and SRAMs at its ends.
+"""The network on chip: its links, multicast trees, and the ports of SRAMs, DMA engines and memory at its ends.
 
 Which links a message takes is the topology's (`topology.ways`); here is when they are free.
 
 A message moves as a worm: its head takes `hop_cycles` a link, its body follows at the rate of the slowest link on the
-way. Every link is a reservation of its own, made when the head arrives: where a link is taken, the message waits in the
-router before it, and what branches off earlier goes on. Routers have room for what waits in them.
+way. Every link is a reservation of its own, from when the head arrives: where a link is taken, the message waits in the
+router before it, and what branches off earlier goes on. Routers have room for what waits in them. A message reserves
+all of its links as it sets out; where it will wait on its way, the links behind are idle until then, and a message that
+sets out later and has passed before then takes them first.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from functools import cache
 from math import lcm
+from operator import itemgetter
 
 from attrs import define
 
-from kpusim.engines.topology import Node, Way, ways
+from kpusim.engines.topology import Link, Node, Position, Way, ways
 from kpusim.machine import Machine
 
 __all__ = ["Network", "Route"]
+
+IN, OUT = "in", "out"  # the ports of a node
+
+Gap = tuple[int, int]
+"""(from, to), in ticks: a link is idle before what it is reserved for already."""
+_STOP = itemgetter(1)
 
 
 @define(eq=False)
@@ -26,12 +36,14 @@ class Route:
     """A path or tree. `links`: (link, place of the link before it, ticks of its head's way, ticks a byte).
 
     Links have places from 1 on, place 0 is the source; the first is the source's port. `ends`: the place of the last
-    link of every destination. `moved`: bytes that have taken it.
+    link of every destination. `byte_ticks`: of its body. `latency`: cycles behind its ends until the data is there.
+    `moved`: bytes that have taken it.
     """
 
     links: tuple[tuple[int, int, int, int], ...]
     ends: tuple[int, ...]
     byte_ticks: int
+    latency: int
     moved: int = 0
 
 
@@ -46,13 +58,16 @@ class Network:
         self._link_ticks = self.ticks * link.denominator // link.numerator
         self._port_ticks = self.ticks * port.denominator // port.numerator
         self._hop = machine.noc.hop_cycles * self.ticks
-        self._sram = machine.sram.latency_cycles
-        self._numbers: dict[object, int] = {}
+        self._numbers: dict[Link, int] = {}
         self._free: list[int] = []
+        self._gaps: list[list[Gap]] = []
         self._routes: list[Route] = []
         self.load_route = cache(self._load_route)
         self.store_route = cache(self._store_route)
         self.copy_route = cache(self._copy_route)
+        self.read_route = cache(self._read_route)
+        self.write_route = cache(self._write_route)
+        self.request_cycles = cache(self._request_cycles)
 
     def reserve(self, route: Route, now: int, size: int) -> tuple[int, int, list[int]]:
         """Reserves `route` for `size` bytes that are ready at cycle `now`.
@@ -62,78 +77,112 @@ class Network:
         free, ready = self._free, now * self.ticks
         heads = [ready]
         for link, before, hop, byte_ticks in route.links:
-            head = heads[before] + hop
-            if head < free[link]:
-                head = free[link]
-            free[link] = head + size * byte_ticks
+            head, end, length = heads[before] + hop, free[link], size * byte_ticks
+            if head < end:
+                head = self._first(link, head, length, ready)
+            elif head - ready >= length <= head - end:
+                self._gaps[link].append((end, head))
+            if head >= end:
+                free[link] = head + length
             heads.append(head)
         route.moved += size
         ticks, body = self.ticks, size * route.byte_ticks
         source_free = -(-(heads[1] + size * route.links[0][3]) // ticks)
-        return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + self._sram for end in route.ends]
+        return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + route.latency for end in route.ends]
+
+    def _first(self, link: int, head: int, length: int, ready: int) -> int:
+        """The tick at which a message whose head is there at `head`, before the link's last is over, takes it."""
+        gaps = self._gaps[link]
+        if gaps and gaps[0][1] <= ready:
+            del gaps[: bisect_right(gaps, ready, key=_STOP)]
+        for number in range(bisect_left(gaps, head + length, key=_STOP), len(gaps)):
+            start, stop = gaps[number]
+            at = start if start > head else head
+            over = at + length
+            if over <= stop:
+                gaps[number : number + 1] = [gap for gap in ((start, at), (over, stop)) if gap[1] - gap[0] >= length]
+                return at
+        return self._free[link]
 
     def traffic(self) -> dict[str, list[int]]:
-        """Bytes moved by every link of the network, every SRAM port and every DMA engine (each direction by itself)."""
+        """Bytes moved by every link, and by the ports of every SRAM, DMA engine and router with memory, each way."""
         moved = [0] * len(self._free)
         for route in self._routes:
             for link, *_ in route.links:
                 moved[link] += route.moved
-        by_kind: dict[str, list[int]] = {"link": [0], "sram": [0], "engine": [0]}
-        for name, link in self._numbers.items():
-            kind = name[0] if isinstance(name, tuple) and isinstance(name[0], str) else "link"
+        by_kind: dict[str, list[int]] = {"link": [0], "sram": [0], "engine": [0], "memory": [0]}
+        for (start, end), link in self._numbers.items():
+            kind = end.kind if isinstance(end, Node) and start in (IN, OUT) else "link"
             by_kind[kind].append(moved[link])
         return by_kind
 
     def _load_route(self, engine: int, tiles: range) -> Route:
         """From a DMA engine to the SRAM of tiles."""
-        return self._tree(("engine", engine, "out"), self._link_ticks, self._engine(engine), tiles)
+        return self._route(self._engine(engine), map(self._tile, tiles))
 
     def _copy_route(self, tile: int, tiles: range) -> Route:
         """From the SRAM of a tile to that of others."""
-        return self._tree(("sram", tile, "read"), self._port_ticks, self._tile(tile), tiles)
+        return self._route(self._tile(tile), map(self._tile, tiles))
 
     def _store_route(self, tile: int, engine: int) -> Route:
         """From the SRAM of a tile to a DMA engine."""
-        tree = _Tree(("sram", tile, "read"), self._port_ticks)
-        end = tree.grow(self._way(self._tile(tile), self._engine(engine)), self._hop, self._link_ticks)
-        tree.add(("engine", engine, "in"), end, 0, self._link_ticks)
-        return self._route(tree)
+        return self._route(self._tile(tile), [self._engine(engine)])
 
-    def _tree(self, port: object, port_ticks: int, source: Node, tiles: Iterable[int]) -> Route:
-        """The union of the ways from `source` to all tiles, each ending in the tile's SRAM write port."""
-        tree = _Tree(port, port_ticks)
-        for tile in tiles:
-            end = tree.grow(self._way(source, self._tile(tile)), self._hop, self._link_ticks)
-            tree.add(("sram", tile, "write"), end, 0, self._port_ticks)
-        return self._route(tree)
+    def _read_route(self, place: Position, engine: int) -> Route:
+        """From the memory at `place` to a DMA engine."""
+        return self._route(self._memory(place), [self._engine(engine)])
 
-    def _route(self, tree: _Tree) -> Route:
-        """A new route; its body moves at the rate of the slowest of links and ports."""
-        links = tuple((self._number(link), *rest) for link, *rest in tree.links)
-        route = Route(links, tuple(tree.ends), max(self._link_ticks, self._port_ticks))  # type: ignore[arg-type]
-        self._routes.append(route)
-        return route
+    def _write_route(self, engine: int, place: Position) -> Route:
+        """From a DMA engine to the memory at `place`."""
+        return self._route(self._engine(engine), [self._memory(place)])
+
+    def _request_cycles(self, engine: int, place: Position) -> int:
+        """From a DMA engine to the memory at `place`, for what has no body."""
+        way = self._way(self._engine(engine), self._memory(place))
+        return self._machine.noc.hop_cycles * sum(hops for _, hops in way)
 
     def _tile(self, tile: int) -> Node:
-        return Node("tile", tile, divmod(tile, self._machine.tiles.columns))
+        return Node("sram", tile, divmod(tile, self._machine.tiles.columns))
 
     def _engine(self, engine: int) -> Node:
         return Node("engine", engine, self._machine.dma_position(engine))
 
-    def _number(self, link: object) -> int:
+    def _memory(self, place: Position) -> Node:
+        return Node("memory", place[0] * self._machine.tiles.columns + place[1], place)
+
+    def _route(self, source: Node, targets: Iterable[Node]) -> Route:
+        """The union of the ways from `source` to all targets, between their ports."""
+        tree = _Tree((OUT, source), self._byte_ticks(source))
+        sram = source.kind == "sram"
+        for target in targets:
+            sram = sram or target.kind == "sram"
+            end = tree.grow(self._way(source, target), self._hop, self._link_ticks)
+            tree.add((IN, target), end, self._byte_ticks(target))
+        links = tuple((self._number(link), before, hop, ticks) for link, before, hop, ticks in tree.links)
+        slowest = max(self._link_ticks, *(byte_ticks for *_, byte_ticks in links))
+        route = Route(links, tuple(tree.ends), slowest, self._machine.sram.latency_cycles if sram else 0)
+        self._routes.append(route)
+        return route
+
+    def _byte_ticks(self, node: Node) -> int:
+        """Of a node's port."""
+        return self._port_ticks if node.kind == "sram" else self._link_ticks
+
+    def _number(self, link: Link) -> int:
         if link not in self._numbers:
             self._numbers[link] = len(self._free)
             self._free.append(0)
+            self._gaps.append([])
         return self._numbers[link]
 
 
 class _Tree:
     """A route under construction, links by name; the first is the source's port."""
 
-    def __init__(self, port: object, byte_ticks: int):
-        self.links: list[tuple[object, int, int, int]] = [(port, 0, 0, byte_ticks)]
+    def __init__(self, port: Link, byte_ticks: int):
+        self.links: list[tuple[Link, int, int, int]] = [(port, 0, 0, byte_ticks)]
         self.ends: list[int] = []
-        self._places: dict[object, int] = {}
+        self._places: dict[Link, int] = {}
 
     def grow(self, way: Way, hop: int, byte_ticks: int) -> int:
         """Follows `way`, along links that are there and new ones; returns the place of its last link."""
@@ -145,7 +194,7 @@ class _Tree:
             at = self._places[link]
         return at
 
-    def add(self, port: object, before: int, hop: int, byte_ticks: int) -> None:
+    def add(self, port: Link, before: int, byte_ticks: int) -> None:
         """A destination's port behind the link at `before`."""
-        self.links.append((port, before, hop, byte_ticks))
+        self.links.append((port, before, 0, byte_ticks))
         self.ends.append(len(self.links))

@@ -15,16 +15,20 @@ from attrs import frozen
 
 from kpusim.machine import Machine
 
-__all__ = ["Node", "Way", "ways"]
+__all__ = ["SWITCH", "Link", "Node", "Position", "Way", "ways"]
 
 Position = tuple[int, int]
-Way = tuple[tuple[object, int], ...]
-"""(link, hops) in order: a link has a name, and one direction."""
+Link = tuple[object, object]
+"""What names a link: its two ends, from one to the other."""
+Way = tuple[tuple[Link, int], ...]
+"""(link, hops) in order."""
+
+SWITCH = "switch"
 
 
 @frozen
 class Node:
-    """What attaches to the network, such as tile 3 or engine 0, and the tile whose router it has on a grid."""
+    """What attaches to the network, such as SRAM 3 or engine 0, and the tile whose router it has on a grid."""
 
     kind: str
     number: int
@@ -47,7 +51,7 @@ def ways(machine: Machine) -> Callable[[Node, Node], Way]:
 
 def _across(source: Node, target: Node) -> Way:
     """Every node has a port into the switch and one out of it; from any to any is one hop."""
-    return () if source == target else (((source, "in"), 0), ((target, "out"), 1))
+    return () if source == target else (((source, SWITCH), 0), ((SWITCH, target), 1))
 
 
 def _straight(source: Position, target: Position) -> list[Position]:
