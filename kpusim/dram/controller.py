@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import insort
 from fractions import Fraction
+from heapq import heappop, heappush
 from math import ceil
 
 from kpusim.dram.buffer import NONE, Buffer
@@ -54,15 +55,17 @@ class Controller:
         self._buffers = Buffer(requests.rows, requests.banks, banks), Buffer(requests.rows, requests.banks, banks)
         self._high, self._low = int(queue * WRITE_HIGH), ceil(queue * WRITE_LOW)
         self._draining = False  # writes
+        self._resized = True  # buffers since they were last asked whether to turn
         self._forwards: set[int] = set()  # addresses of buffered writes
-        self._active: list[int] = []
+        self._opening: list[tuple[int, int, int, int]] = []  # heap of (ready, *active): active, its bank not yet ready
+        self._active: list[tuple[int, int, int]] = []  # sorted (accepted, tick of ACT, request): in an opened bank
         self._counted = bytearray(len(requests))
         self._open_row = [NONE] * len(banks)
         self._held = [False] * len(banks)
         self._refreshes: list[int] = []  # pseudo-channels that are due
         self._next_refresh = dram.refresh_ticks
         self._odd = int(dram.both_edges)
-        self._column_wake = self._row_wake = 0  # nothing is ready before
+        self._column_wake = self._opener_wake = self._conflict_wake = 0  # nothing is ready before
 
     def offer(self, request: int, tick: int) -> bool:
         """Offers the next request between a tick and the one behind; False if its buffer is full."""
@@ -77,7 +80,8 @@ class Controller:
             return False
         bank = self._banks[request]
         buffer.add(request, self._open_row[bank], self._held[bank])
-        self._wake(bank)
+        self._resized = True
+        self._wake(request)
         if write and addresses is not None:
             self._forwards.add(addresses[request])
         self.accepted[request] = tick
@@ -88,30 +92,35 @@ class Controller:
         if tick == self._next_refresh:
             self._next_refresh += self._dram.refresh_ticks
             self._refreshes += range(self._dram.organisation.pseudochannels)
-            self._row_wake = tick
-        if self._turns():
+            self._opener_wake = tick
+        if self._resized:
             self._turn()
         if tick >= self._column_wake:
             self._column(tick)
-            if self._turns():
+            if self._resized:
                 self._turn()
-        if tick >= self._row_wake:
+        if tick >= self._opener_wake or tick >= self._conflict_wake:
             self._row(tick)
 
     def next_tick(self, tick: int) -> int:
         """The tick to look at after this one and the offers behind it, if there is no other offer."""
-        if self._turns():
+        if self._resized and self._turns():
             return tick + 1
-        return max(tick + 1, min(self._column_wake, self._row_wake, self._next_refresh))
+        wake = min(self._column_wake, self._opener_wake, self._conflict_wake, self._next_refresh)
+        return wake if wake > tick else tick + 1
 
-    def _wake(self, bank: int) -> None:
-        """Looks at a bank again as soon as a command to it may be allowed."""
-        timing = self._timing
+    def _wake(self, request: int) -> None:
+        """Looks again as soon as a request that came in may be allowed what it needs."""
+        timing, bank = self._timing, self._banks[request]
         if self._open_row[bank] == NONE:
-            self._row_wake = min(self._row_wake, timing.bank_activate[bank])
+            self._opener_wake = min(self._opener_wake, timing.bank_activate[bank])
+        elif self._open_row[bank] == self._rows[request]:
+            self._column_wake = min(self._column_wake, timing.bank_column[self._writes[request]][bank])
         else:
-            self._row_wake = min(self._row_wake, timing.bank_precharge[bank])
-            self._column_wake = min(self._column_wake, timing.bank_column[0][bank], timing.bank_column[1][bank])
+            self._conflict_wake = min(self._conflict_wake, timing.bank_precharge[bank])
+
+    def _wake_all(self) -> None:
+        self._column_wake = self._opener_wake = self._conflict_wake = 0
 
     def _turns(self) -> bool:
         """Whether the buffers' sizes say to turn to the writes, or back; not while a refresh is due."""
@@ -123,18 +132,25 @@ class Controller:
         return not reads.size or writes.size > self._high
 
     def _turn(self) -> None:
-        self._draining = not self._draining
-        self._column_wake = self._row_wake = 0
+        """Turns to the writes, or back, if need be."""
+        if self._turns():
+            self._draining = not self._draining
+            self._wake_all()
+        self._resized = bool(self._refreshes)
 
     def _column(self, tick: int) -> None:
         """The column slot: of the active requests the oldest that is ready, else of the buffer's hits."""
         if tick < self._timing.column_bus or (self._odd and not tick & 1):
             self._column_wake = max(tick + 1, self._timing.column_bus) | self._odd
             return
-        self._column_wake = NEVER
-        request = self._first_column(self._active, tick)
+        opening, active = self._opening, self._active
+        while opening and opening[0][0] <= tick:
+            insort(active, heappop(opening)[1:])
+        self._column_wake = opening[0][0] if opening else NEVER
+        requests = [request for *_, request in active]
+        request = self._first_column(requests, tick)
         if request != NONE:
-            self._active.remove(request)
+            del active[requests.index(request)]
             self._issue(request, tick)
             self._release(self._banks[request])
         elif not self._refreshes:
@@ -179,17 +195,19 @@ class Controller:
             self.done[request] = tick + self._dram.read_ticks
             self.reads_issued += 1
         self.columns_issued += 1
-        self._column_wake = self._timing.column_bus
+        if self._active or self._buffers[self._draining].hits:
+            self._column_wake = self._timing.column_bus
 
     def _release(self, bank: int) -> None:
         """The request that a bank was activated for has been served."""
         self._held[bank] = False
         for buffer in self._buffers:
             buffer.release(bank)
-        self._row_wake = min(self._row_wake, self._timing.bank_precharge[bank])
+        self._conflict_wake = min(self._conflict_wake, self._timing.bank_precharge[bank])
 
     def _leave(self, request: int) -> None:
         """A request leaves its buffer: a write there no longer answers reads."""
+        self._resized = True
         if self._writes[request] and self._addresses is not None:
             self._forwards.discard(self._addresses[request])
 
@@ -203,31 +221,39 @@ class Controller:
     def _row(self, tick: int) -> None:
         """The row slot: what a refresh needs, else ACT or PRE for the oldest request that is ready."""
         if tick < self._timing.row_bus:
-            self._row_wake = self._timing.row_bus
+            self._wait_for_bus()
             return
-        self._row_wake = NEVER
         if self._refreshes:
+            self._opener_wake = self._conflict_wake = NEVER
             self._refresh(tick)
             return
         buffer = self._buffers[self._draining]
-        opener, conflict = self._first_opener(buffer, tick), self._first_conflict(buffer, tick)
+        opener = self._first_opener(buffer.openers, tick) if tick >= self._opener_wake else NONE
+        conflict = self._first_conflict(buffer.conflicts, tick) if tick >= self._conflict_wake else NONE
         if opener != NONE and (conflict == NONE or opener < conflict):
             self._activate(opener, tick)
         elif conflict != NONE:
             self._precharge(conflict, tick)
-        else:
-            return
-        self._row_wake = self._timing.row_bus
+        self._wait_for_bus()
 
-    def _first_opener(self, buffer: Buffer, tick: int) -> int:
-        """The first request whose ACT is allowed, or NONE; wakes when another one will be."""
-        timing, banks, found, wake = self._timing, self._banks, NONE, self._row_wake
-        falling = self._odd and not tick & 1
-        for requests, limit in zip(buffer.openers, timing.activate, strict=True):
-            if not requests:
-                continue
-            if falling or limit > tick:
-                wake = min(wake, max(limit, tick + 1) | self._odd)
+    def _wait_for_bus(self) -> None:
+        """Nothing in the row slot before its bus is free."""
+        bus = self._timing.row_bus
+        if self._opener_wake < bus:
+            self._opener_wake = bus | self._odd
+        if self._conflict_wake < bus:
+            self._conflict_wake = bus
+
+    def _first_opener(self, openers: list[list[int]], tick: int) -> int:
+        """The first request whose ACT is allowed, or NONE; then wakes when there may be one."""
+        timing, banks, found, wake = self._timing, self._banks, NONE, NEVER
+        if self._odd and not tick & 1:
+            self._opener_wake = tick + 1
+            return NONE
+        for requests, limit in zip(openers, timing.activate, strict=True):
+            if limit > tick:
+                if requests and limit < wake:
+                    wake = limit
                 continue
             for request in requests:
                 bank = banks[request]
@@ -240,14 +266,14 @@ class Controller:
                         found = request
                     break
                 if ready < wake:
-                    wake = ready | self._odd
-        self._row_wake = wake
+                    wake = ready
+        self._opener_wake = wake | self._odd if found == NONE else tick
         return found
 
-    def _first_conflict(self, buffer: Buffer, tick: int) -> int:
-        """The first request whose PRE is allowed, or NONE; wakes when another one will be."""
-        ready_at, banks, found, wake = self._timing.bank_precharge, self._banks, NONE, self._row_wake
-        for requests, limit in zip(buffer.conflicts, self._timing.precharge, strict=True):
+    def _first_conflict(self, conflicts: list[list[int]], tick: int) -> int:
+        """The first request whose PRE is allowed, or NONE; then wakes when there may be one."""
+        ready_at, banks, found, wake = self._timing.bank_precharge, self._banks, NONE, NEVER
+        for requests, limit in zip(conflicts, self._timing.precharge, strict=True):
             if limit > tick:
                 if requests and limit < wake:
                     wake = limit
@@ -260,7 +286,7 @@ class Controller:
                     break
                 if ready < wake:
                     wake = ready
-        self._row_wake = wake
+        self._conflict_wake = wake if found == NONE else tick
         return found
 
     def _activate(self, request: int, tick: int) -> None:
@@ -272,14 +298,16 @@ class Controller:
         self._held[bank] = True
         for buffer in self._buffers:
             buffer.open(bank, row)
-        insort(self._active, request, key=self.accepted.__getitem__)
+        ready = self._timing.bank_column[self._writes[request]][bank]
+        heappush(self._opening, (ready, self.accepted[request], tick, request))
         self.row_misses += self._first_command(request)
-        self._wake(bank)
+        self._column_wake = min(self._column_wake, ready)
 
     def _precharge(self, request: int, tick: int) -> None:
         bank = self._banks[request]
         self._timing.on_precharge(tick, bank)
         self._close(bank)
+        self._opener_wake = min(self._opener_wake, self._timing.bank_activate[bank])
         self.row_conflicts += self._first_command(request)
 
     def _close(self, bank: int) -> None:
@@ -300,7 +328,7 @@ class Controller:
             ready = timing.refresh[pseudochannel]
             ready = max(ready, tick) | self._odd
         if ready > tick:
-            self._row_wake = ready
+            self._opener_wake = ready
             return
         if opened:
             timing.on_precharge_all(tick, pseudochannel)
@@ -309,4 +337,4 @@ class Controller:
         else:
             timing.on_refresh(tick, pseudochannel)
             del self._refreshes[0]
-        self._column_wake = self._row_wake = 0
+        self._wake_all()
