@@ -53,10 +53,13 @@ class Sram:
     def access(self, tile: int, loads: Loads, start: int) -> int:
         """Reserves banks of `tile` from cycle `start` on; returns the cycle at which the last byte is through."""
         taken, moved, ticks, byte_ticks = self._taken[tile], self._moved[tile], self.ticks, self._byte_ticks
-        now, last = self._kernel.now * ticks, start * ticks
+        now, ready = self._kernel.now * ticks, start * ticks
+        last = ready
         for bank, size in loads:
             moved[bank] += size
-            last = max(last, taken[bank].take(start * ticks, size * byte_ticks, now))
+            end = taken[bank].take(ready, size * byte_ticks, now)
+            if end > last:
+                last = end
         return -(-last // ticks)
 
     # --- DMA transfers --------------------------------------------------------------------------------------------
@@ -136,6 +139,9 @@ class Taken:
     def take(self, start: int, length: int, now: int) -> int:
         """Takes the first `length` from `start` on that is not taken yet; returns its end. Nobody asks before `now`."""
         starts, ends = self._starts, self._ends
+        if not ends or ends[-1] <= now:  # most often
+            self._starts, self._ends = [start], [start + length]
+            return start + length
         past = bisect_right(ends, now)
         del starts[:past], ends[:past]
         first = last = bisect_right(ends, start)  # spans from here on end after `start`
