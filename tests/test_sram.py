@@ -14,7 +14,7 @@ from random_programs import random_case
 from test_modes import KASM, assert_equal_modes, spans_of
 from test_simulate import run, section, stalls, times
 
-from kpusim.engines.sram import Taken
+from kpusim.engines.sram import Banks
 from kpusim.errors import UserError
 from kpusim.isa import read_program
 from kpusim.isa.program import Buffer
@@ -239,7 +239,7 @@ def test_more_banks_than_the_capacity_has_blocks_are_impossible():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_bank_gives_the_first_time_that_is_not_taken(seed):
-    random, bank, free, now = Random(seed), Taken(), set(range(4000)), 0
+    random, bank, free, now = Random(seed), Banks(1), set(range(4000)), 0
     for _ in range(100):
         now += random.choice([0, 0, 1, 5, 30])
         start, length = now + random.choice([0, 0, 3, 60]), random.randint(1, 20)

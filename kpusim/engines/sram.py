@@ -18,22 +18,58 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 
+from attrs import define, evolve, field
+
 from kpusim.engines.kernel import Kernel
 from kpusim.engines.transfer import Chunk, Transfer
 from kpusim.isa.walk import ViewAt
 from kpusim.machine import Machine
 
-__all__ = ["Loads", "Sram", "Taken", "Traffic"]
+__all__ = ["Banks", "Loads", "Sram", "Traffic"]
 
 Loads = tuple[tuple[int, int], ...]
-"""(bank, bytes) of one access."""
+"""(banks as the bits of a number, bytes of each of them) of one access."""
 
 Traffic = tuple[tuple[ViewAt, int], ...]
 """The views of an instruction, and the bytes that it moves of each: more than it has where they pass several times."""
 
 
+@define(eq=False)
+class Banks:
+    """Banks of a tile that were used alike so far: `members` as bits, bytes that each has moved, when each is taken.
+
+    `starts` and `ends` are spans of time that do not overlap, in order.
+    """
+
+    members: int
+    moved: int = 0
+    starts: list[int] = field(factory=list)
+    ends: list[int] = field(factory=list)
+
+    def split(self, members: int) -> Banks:
+        """Some of the banks, which are no longer among these."""
+        self.members ^= members
+        return evolve(self, members=members, starts=[*self.starts], ends=[*self.ends])
+
+    def take(self, start: int, length: int, now: int) -> int:
+        """Takes the first `length` from `start` on that is not taken yet; returns its end. Nobody asks before `now`."""
+        starts, ends = self.starts, self.ends
+        past = bisect_right(ends, now)
+        del starts[:past], ends[:past]
+        first = last = bisect_right(ends, start)  # spans from here on end after `start`
+        time = start
+        while last < len(starts) and time + length > starts[last]:
+            length -= max(starts[last] - time, 0)
+            time = ends[last]
+            last += 1
+        time += length
+        starts[first:last] = [min(start, starts[first]) if last > first else start]
+        ends[first:last] = [time]
+        return time
+
+
 class Sram:
-    """What of their time the banks of all tiles are taken, in ticks of 1/`ticks` cycle: rates are exact."""
+    """The banks of all tiles; times are in ticks of 1/`ticks` cycle, so that rates are exact."""
 
     def __init__(self, machine: Machine, kernel: Kernel, chunk_bytes: int):
         sram = machine.sram
@@ -41,25 +77,26 @@ class Sram:
         self._banks, self._interleave, self._latency = sram.banks, sram.interleave_bytes, sram.latency_cycles
         self.ticks, self._byte_ticks = sram.bank_bytes_per_cycle.as_integer_ratio()
         self._port, self._port_scale = sram.ports.dma.as_integer_ratio()
-        self._taken = defaultdict[int, list[Taken]](lambda: [Taken() for _ in range(sram.banks)])
-        self._moved = defaultdict[int, list[int]](lambda: [0] * sram.banks)
+        self._groups = defaultdict[int, list[Banks]](lambda: [Banks((1 << sram.banks) - 1)])
         self._loads, self._pieces = cache(self._spread), cache(self._cut)
 
     @property
     def busiest_bank_bytes(self) -> int:
         """Bytes that all users together have moved through the bank that moved most."""
-        return max(map(max, self._moved.values()), default=0)
+        return max((group.moved for groups in self._groups.values() for group in groups), default=0)
 
     def access(self, tile: int, loads: Loads, start: int) -> int:
         """Reserves banks of `tile` from cycle `start` on; returns the cycle at which the last byte is through."""
-        taken, moved, ticks, byte_ticks = self._taken[tile], self._moved[tile], self.ticks, self._byte_ticks
-        now, ready = self._kernel.now * ticks, start * ticks
-        last = ready
-        for bank, size in loads:
-            moved[bank] += size
-            end = taken[bank].take(ready, size * byte_ticks, now)
-            if end > last:
-                last = end
+        ticks, byte_ticks, groups = self.ticks, self._byte_ticks, self._groups[tile]
+        now, last = self._kernel.now * ticks, 0
+        for banks, size in loads:
+            for group in groups:
+                if not group.members & banks:
+                    continue
+                if group.members & ~banks:
+                    groups.append(group.split(group.members & ~banks))
+                group.moved += size
+                last = max(last, group.take(start * ticks, size * byte_ticks, now))
         return -(-last // ticks)
 
     # --- DMA transfers --------------------------------------------------------------------------------------------
@@ -103,13 +140,13 @@ class Sram:
         loads, count = self._loads(spans), -(-sum(size for _, _, size in spans) // self._chunk_bytes)
 
         def piece(i: int) -> Loads:
-            parts = ((bank, size * (i + 1) // count - size * i // count) for bank, size in loads)
-            return tuple((bank, size) for bank, size in parts if size)
+            parts = ((banks, size * (i + 1) // count - size * i // count) for banks, size in loads)
+            return tuple((banks, size) for banks, size in parts if size)
 
         return tuple(map(piece, range(count)))
 
     def _spread(self, spans: tuple[tuple[int, int, int], ...]) -> Loads:
-        """The bytes by bank of (first byte, byte behind, bytes moved) spans together; each spreads evenly."""
+        """The loads of (first byte, byte behind, bytes moved) spans together, each of which spreads evenly."""
         total = [0] * self._banks
         for low, high, size in spans:
             done = spread = 0
@@ -117,7 +154,8 @@ class Sram:
                 done += held
                 total[bank] += size * done // (high - low) - spread
                 spread = size * done // (high - low)
-        return tuple((bank, size) for bank, size in enumerate(total) if size)
+        sizes = sorted({size for size in total if size})
+        return tuple((sum(1 << bank for bank in range(self._banks) if total[bank] == size), size) for size in sizes)
 
     def _held(self, low: int, high: int) -> Sequence[int]:
         """How many of the bytes from `low` to `high` each bank holds."""
@@ -127,30 +165,3 @@ class Sram:
             return end // period * block + min(max(end % period - bank * block, 0), block)
 
         return [below(high, bank) - below(low, bank) for bank in range(self._banks)]
-
-
-class Taken:
-    """When a bank is taken: spans of time that do not overlap, in order."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def take(self, start: int, length: int, now: int) -> int:
-        """Takes the first `length` from `start` on that is not taken yet; returns its end. Nobody asks before `now`."""
-        starts, ends = self._starts, self._ends
-        if not ends or ends[-1] <= now:  # most often
-            self._starts, self._ends = [start], [start + length]
-            return start + length
-        past = bisect_right(ends, now)
-        del starts[:past], ends[:past]
-        first = last = bisect_right(ends, start)  # spans from here on end after `start`
-        time = start
-        while last < len(starts) and time + length > starts[last]:
-            length -= max(starts[last] - time, 0)
-            time = ends[last]
-            last += 1
-        time += length
-        starts[first:last] = [min(start, starts[first]) if last > first else start]
-        ends[first:last] = [time]
-        return time
