@@ -1,4 +1,4 @@
-"""DMA engines: in-order queues whose transfers an engine serves chunk by chunk, in turn.
+"""DMA engines: in-order queues whose transfers an engine serves chunk by chunk.
 
 A queue issues one instruction at a time: it takes its waits, is set up, and goes on to the next when the engine has
 taken its last chunk, so that transfers of one queue overlap. The engine takes a chunk every size / rate cycles from the
@@ -55,7 +55,7 @@ class Entry:
 
 
 class DmaEngine:
-    """One engine: it grants chunks of its queues in turn."""
+    """One engine: it grants chunks of its queues, one by one."""
 
     def __init__(self, number: int, machine: Machine, fabric: Fabric):
         dma = machine.dma

@@ -113,6 +113,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
         interleave = size(sram.interleave_bytes)
         yield "", f"banks: {sram.bank_bytes_per_cycle} B/cycle each, interleaved by {interleave}"
     engines = f"{machine.dma_engines} engines ({dma.placement}) of {dma.queues} queues"
+    engines += f" with priorities {', '.join(map(str, dma.priorities))}" if dma.priorities else ""
     yield "dma", f"{engines}, {_rate(machine, dma.bytes_per_cycle)} each"
     noc = machine.noc
     notes = {"torus": " (~: a link to the other end)", "ring": f" (tile {_last_of_ring(machine)} is linked to tile 0)"}

@@ -161,7 +161,7 @@ class Dma:
         default=(),
         metadata=_about(
             "The priority of each queue of an engine, such as [1, 0, 0, 0]: an engine takes a chunk of the greatest "
-            "that asks, by turns among equals. Where a file does not say it, all are equal."
+            "that asks, and among equals shares its bytes evenly. Where a file does not say it, all are equal."
         ),
     )
 
