@@ -79,11 +79,14 @@ class Buffer:
             return
         self.openers[self._pseudochannel[bank]].remove(waiting[0])
         for request in waiting:
+            if row[request] != open_row:
+                self._conflict[bank] = request
+                break
+        for request in waiting:
             if row[request] == open_row:
                 self._hit[bank] = request
                 insort(self.hits, request)
                 break
-        self._conflict[bank] = next((request for request in waiting if row[request] != open_row), NONE)
 
     def release(self, bank: int) -> None:
         """A bank is no longer held."""

@@ -50,6 +50,7 @@ class Controller:
         self.row_hits = self.row_misses = self.row_conflicts = self.reads_issued = self.columns_issued = 0
         self._banks, self._rows, self._writes = requests.banks, requests.rows, requests.writes
         self._addresses, self._queue, self._dram = requests.addresses, queue, dram
+        self._read_ticks = dram.read_ticks
         self._timing = Timing(dram)
         banks = self._timing.pseudochannel
         self._buffers = Buffer(requests.rows, requests.banks, banks), Buffer(requests.rows, requests.banks, banks)
@@ -57,8 +58,9 @@ class Controller:
         self._draining = False  # writes
         self._resized = True  # buffers since they were last asked whether to turn
         self._forwards: set[int] = set()  # addresses of buffered writes
-        self._opening: list[tuple[int, int, int, int]] = []  # heap of (ready, *active): active, its bank not yet ready
-        self._active: list[tuple[int, int, int]] = []  # sorted (accepted, tick of ACT, request): in an opened bank
+        self._opening: list[tuple[int, int]] = []  # heap of (tick, request): active, ready for its column from then on
+        self._active: list[int] = []  # ready, sorted by age
+        self._age = [(NONE, NONE)] * len(requests)  # of active requests: (accepted, tick of ACT)
         self._counted = bytearray(len(requests))
         self._open_row = [NONE] * len(banks)
         self._held = [False] * len(banks)
@@ -145,12 +147,11 @@ class Controller:
             return
         opening, active = self._opening, self._active
         while opening and opening[0][0] <= tick:
-            insort(active, heappop(opening)[1:])
+            insort(active, heappop(opening)[1], key=self._age.__getitem__)
         self._column_wake = opening[0][0] if opening else NEVER
-        requests = [request for *_, request in active]
-        request = self._first_column(requests, tick)
+        request = self._first_column(active, tick)
         if request != NONE:
-            del active[requests.index(request)]
+            active.remove(request)
             self._issue(request, tick)
             self._release(self._banks[request])
         elif not self._refreshes:
@@ -192,7 +193,7 @@ class Controller:
             self._timing.on_write(tick, bank)
         else:
             self._timing.on_read(tick, bank)
-            self.done[request] = tick + self._dram.read_ticks
+            self.done[request] = tick + self._read_ticks
             self.reads_issued += 1
         self.columns_issued += 1
         if self._active or self._buffers[self._draining].hits:
@@ -299,7 +300,8 @@ class Controller:
         for buffer in self._buffers:
             buffer.open(bank, row)
         ready = self._timing.bank_column[self._writes[request]][bank]
-        heappush(self._opening, (ready, self.accepted[request], tick, request))
+        self._age[request] = self.accepted[request], tick
+        heappush(self._opening, (ready, request))
         self.row_misses += self._first_command(request)
         self._column_wake = min(self._column_wake, ready)
 
@@ -323,10 +325,9 @@ class Controller:
         if any(self._held[bank] for bank in opened):
             return  # their release wakes the slot
         if opened:
-            ready = max(timing.precharge_all[pseudochannel], timing.precharge[pseudochannel])
+            ready = timing.precharge_all(pseudochannel)
         else:
-            ready = timing.refresh[pseudochannel]
-            ready = max(ready, tick) | self._odd
+            ready = max(timing.refresh(pseudochannel), tick) | self._odd
         if ready > tick:
             self._opener_wake = ready
             return

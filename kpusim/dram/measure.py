@@ -60,10 +60,11 @@ def measure(dram: Dram, queue: int, requests: Requests) -> Measured:
     while taken < total:
         controller.tick(tick)
         last = tick
-        most = min(total, taken + OFFERS)
-        while taken < most and controller.offer(taken, tick):
+        offers = 0
+        while offers < OFFERS and taken < total and controller.offer(taken, tick):
+            offers += 1
             taken += 1
-        tick = tick + 1 if taken == most else controller.next_tick(tick)
+        tick = tick + 1 if offers == OFFERS else controller.next_tick(tick)
     reads = zip(controller.done, controller.accepted, strict=True)
     return Measured(
         dram=dram,

@@ -38,9 +38,10 @@ class Timing:
         self.activate: Ticks = [0] * pseudochannels
         self.bank_precharge: Ticks = [0] * len(banks)
         self.precharge: Ticks = [0] * pseudochannels
-        self.precharge_all: Ticks = [0] * pseudochannels
-        self.refresh: Ticks = [0] * pseudochannels
-        self._last_activates = [deque([-self._gaps.act_faw] * 4, maxlen=4) for _ in range(pseudochannels)]
+        self._after_refresh: Ticks = [0] * pseudochannels  # PREA
+        self._last_precharge = [-self._gaps.pre_ref] * pseudochannels
+        before = -max(self._gaps.act_faw, self._gaps.act_ref)
+        self._last_activates = [deque([before] * 4, maxlen=4) for _ in range(pseudochannels)]
 
     def on_read(self, tick: int, bank: int) -> None:
         """RD of a bank at a tick."""
@@ -50,7 +51,7 @@ class Timing:
         for each in self._ranks[self.pseudochannel[bank]]:
             _raise(self.rank_column[0], each, tick + (gaps.rd_rd if each == rank else gaps.rd_rd_othersid))
             _raise(self.rank_column[1], each, tick + gaps.rd_wr)
-        self._before_precharge(bank, tick + gaps.rd_pre)
+        _raise(self.bank_precharge, bank, tick + gaps.rd_pre)
 
     def on_write(self, tick: int, bank: int) -> None:
         """WR of a bank at a tick."""
@@ -61,7 +62,7 @@ class Timing:
         for each in self._ranks[self.pseudochannel[bank]]:
             _raise(self.rank_column[0], each, tick + gaps.wr_rd)
             self.rank_column[1][each] = tick + gaps.wr_wr
-        self._before_precharge(bank, tick + gaps.wr_pre)
+        _raise(self.bank_precharge, bank, tick + gaps.wr_pre)
 
     def on_activate(self, tick: int, bank: int) -> None:
         """ACT of a bank at a tick."""
@@ -74,8 +75,7 @@ class Timing:
         self.bank_activate[bank] = tick + gaps.act_act_bank
         self.group_activate[self.group[bank]] = tick + gaps.act_act_bg
         self.activate[pseudochannel] = max(tick + gaps.act_act, last[0] + gaps.act_faw)
-        _raise(self.refresh, pseudochannel, tick + gaps.act_ref)
-        self._before_precharge(bank, tick + gaps.act_pre)
+        _raise(self.bank_precharge, bank, tick + gaps.act_pre)
 
     def on_precharge(self, tick: int, bank: int) -> None:
         """PRE of a bank at a tick."""
@@ -91,12 +91,17 @@ class Timing:
         """REF of a pseudo-channel at a tick."""
         self.row_bus = tick + 1
         self._before_activate(pseudochannel, tick + self._gaps.ref_act)
-        _raise(self.precharge_all, pseudochannel, tick + self._gaps.ref_prea)
+        self._after_refresh[pseudochannel] = tick + self._gaps.ref_prea
 
-    def _before_precharge(self, bank: int, tick: int) -> None:
-        """Neither PRE of a bank nor PREA of its pseudo-channel before a tick."""
-        _raise(self.bank_precharge, bank, tick)
-        _raise(self.precharge_all, self.pseudochannel[bank], tick)
+    def precharge_all(self, pseudochannel: int) -> int:
+        """Earliest tick of PREA of a pseudo-channel, but for the bus."""
+        banks = self.bank_precharge[pseudochannel * self._banks : (pseudochannel + 1) * self._banks]
+        return max(*banks, self.precharge[pseudochannel], self._after_refresh[pseudochannel])
+
+    def refresh(self, pseudochannel: int) -> int:
+        """Earliest tick of REF of a pseudo-channel, but for the bus."""
+        activated, precharged = self._last_activates[pseudochannel][-1], self._last_precharge[pseudochannel]
+        return max(activated + self._gaps.act_ref, precharged + self._gaps.pre_ref)
 
     def _before_activate(self, pseudochannel: int, tick: int) -> None:
         """No ACT in a pseudo-channel before a tick."""
@@ -106,7 +111,7 @@ class Timing:
     def _after_precharge(self, tick: int, pseudochannel: int) -> None:
         self.row_bus = tick + 1
         self.precharge[pseudochannel] = tick + self._gaps.pre_pre
-        _raise(self.refresh, pseudochannel, tick + self._gaps.pre_ref)
+        self._last_precharge[pseudochannel] = tick
 
 
 def _raise(ticks: Ticks, index: int, tick: int) -> None:
