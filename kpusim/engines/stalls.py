@@ -7,7 +7,8 @@ MEANINGS = {
     "barrier": "a barrier: the other units have not arrived, or its release is on the way",
     "engine": "a turn at the DMA engine: the engine serves its other queues, or is itself the narrowest part",
     "memory": "outstanding bytes: the DMA engine holds its limit of them, and HBM, NoC or an SRAM port is behind",
-    "port": "its SRAM port: operands and results take longer to pass it than the array or the lanes take to compute",
+    "port": "its SRAM port: operands and results take longer to pass it, or the shared banks behind it, "
+    "than the array or the lanes take to compute",
 }
 """What a unit waits for, by cause, to be read after "waits for"; up to the colon it says so in short."""
 
