@@ -107,6 +107,8 @@ def test_an_instruction_says_what_its_row_says(explain):
     ("word", "machine", "value"),
     [
         ("matrix.dataflow", "kpu-edge", "output-stationary"),
+        ("sram.sharing", "kpu-edge", "separate (default)"),
+        ("sram.interleave", "kpu-edge", "64 B (default)"),
         ("weight-stationary", "kpu-edge", "output-stationary"),
         ("overlap_folds", "kpu-tiny", "false"),
         ("row_activate", "kpu-edge", "18 ns = 18 cycles"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache, reduce
 from typing import Any
@@ -12,7 +13,7 @@ from kpusim.engines.stalls import MEANINGS
 from kpusim.errors import UserError, did_you_mean
 from kpusim.isa.reference import TITLES, operand_cells, syntax
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS, Row, instruction_rows
-from kpusim.machine import Machine, load_machine, machine_file
+from kpusim.machine import Machine, load_machine, machine_file, machine_toml
 from kpusim.machine.keys import MachineKey, entries_of, machine_keys, machine_tables
 
 __all__ = ["ACCOUNTS", "Entry", "entries", "explain"]
@@ -140,12 +141,11 @@ def _valued(found: list[Entry], name: str) -> list[Entry]:
 
 
 def _value(key: MachineKey, machine: Machine, written: Mapping[str, Any]) -> str:
-    """As its file has it, and in cycles or bytes where that differs."""
-    shown: Any = written
-    for part in key.name.split("."):
-        shown = shown.get(part)
-        if shown is None:
-            return "not there"
+    """As its file has it, and in cycles or bytes where that differs; the default where its file does not have it."""
+    shown = _looked_up(written, key.name)
+    if shown is None:
+        default = tomllib.loads(machine_toml(machine))
+        return "not there" if _looked_up(default, key.name) is None else f"{_value(key, machine, default)} (default)"
     if isinstance(shown, Mapping):
         return ", ".join(f"{entry} {number}" for entry, number in shown.items())
     unit = next((unit for suffix, unit in UNITS.items() if key.attributes[-1].endswith(suffix)), "")
@@ -153,3 +153,11 @@ def _value(key: MachineKey, machine: Machine, written: Mapping[str, Any]) -> str
         return str(shown).lower() if isinstance(shown, bool) else str(shown)
     inside: Any = reduce(getattr, key.attributes, machine)
     return f"{shown} = {int(inside) if inside.denominator == 1 else float(inside):,} {unit}"
+
+
+def _looked_up(table: Mapping[str, Any], name: str) -> Any:
+    """What stands at a dotted name, or None."""
+    value: Any = table
+    for part in name.split("."):
+        value = None if value is None else value.get(part)
+    return value
