@@ -110,8 +110,8 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "sram", f"{capacity}, {sram.banks} banks"
     yield "", f"{sram.sharing} ports: dma {ports.dma}, matrix {ports.matrix}, vector {ports.vector} B/cycle"
     if sram.sharing == "shared":
-        interleave = size(sram.interleave_bytes)
-        yield "", f"banks: {sram.bank_bytes_per_cycle} B/cycle each, interleaved by {interleave}"
+        each, together = (f"{float(rate):g}" for rate in (sram.bank_bytes_per_cycle, sram.shared_bytes_per_cycle))
+        yield "", f"banks: {each} B/cycle each, {together} together, interleaved by {size(sram.interleave_bytes)}"
     engines = f"{machine.dma_engines} engines ({dma.placement}) of {dma.queues} queues"
     engines += f" with priorities {', '.join(map(str, dma.priorities))}" if dma.priorities else ""
     yield "dma", f"{engines}, {_rate(machine, dma.bytes_per_cycle)} each"
