@@ -68,7 +68,8 @@ def drams(draw):
         least = 1 if dram.both_edges else 0
         timing = {key: draw(st.integers(least, 2 * value)) for key, value in timing.items() if value is not None}
         timing["bl"] = max(1, timing["bl"])
-        counts = {key: draw(st.sampled_from([1, 2, 4])) for key in ("pseudochannels", "stack_ids", "bank_groups", "banks")}
+        levels = ("pseudochannels", "stack_ids", "bank_groups", "banks")
+        counts = {key: draw(st.sampled_from([1, 2, 4])) for key in levels}
         dram = attrs.evolve(dram, organisation=attrs.evolve(dram.organisation, **counts))
     if kind != "preset":
         timing["rfc"] = draw(st.integers(1, 40))
@@ -86,8 +87,8 @@ def traces(draw):
     place = st.tuples(*(st.integers(0, min(count, spread) - 1) for count in counts))
     burst = st.tuples(place, st.integers(0, 2), st.integers(0, 3), st.integers(0, 5))
     writes = draw(st.integers(0, 6))  # of six
-    bursts = [(place, row, column, w < writes) for place, row, column, w in draw(st.lists(burst, min_size=1, max_size=80))]
-    return dram, draw(st.integers(1, 12)), bursts
+    bursts = draw(st.lists(burst, min_size=1, max_size=80))
+    return dram, draw(st.integers(1, 12)), [(*burst, draw_of_six < writes) for *burst, draw_of_six in bursts]
 
 
 def reference(dram, queue, bursts, merges=True):
@@ -150,12 +151,14 @@ def test_full_load_is_that_of_the_rules(trace):
 @given(traces(), st.data())
 def test_arrivals_are_served_by_the_rules(trace, data):
     dram, queue, bursts = trace
-    pauses = data.draw(st.lists(st.sampled_from([0, 0, 1, 2, 7, 40, 300]), min_size=len(bursts), max_size=len(bursts)))
+    some = st.sampled_from([0, 0, 1, 2, 7, 40, 300])
+    pauses = data.draw(st.lists(some, min_size=len(bursts), max_size=len(bursts)))
     start = data.draw(st.sampled_from([0, 0, dram.refresh_ticks - 50]))
     arrivals = [start + sum(pauses[: i + 1]) for i in range(len(bursts))]
     channel, requests = reference(dram, queue, bursts, merges=False)
     at_arrivals(channel, requests, arrivals)
-    found = serve(dram, queue, [(at, *place, row, w) for at, (place, row, _, w) in zip(arrivals, bursts, strict=True)])
+    asked = [(at, *place, row, write) for at, (place, row, _, write) in zip(arrivals, bursts, strict=True)]
+    found = serve(dram, queue, asked)
     assert found.accepted == [request.arrival for request in requests]
     assert found.issued == [request.issued for request in requests]
     assert found.departed == [r.arrival if r.write else r.departure for r in requests]

@@ -324,10 +324,9 @@ class Controller:
         opened = [bank for bank in banks if self._open_row[bank] != NONE]
         if any(self._held[bank] for bank in opened):
             return  # their release wakes the slot
-        if opened:
-            ready = timing.precharge_all(pseudochannel)
-        else:
-            ready = max(timing.refresh(pseudochannel), tick) | self._odd
+        ready = timing.precharge_all(pseudochannel) if opened else timing.refresh(pseudochannel)
+        if not opened:
+            ready = max(ready, tick) | self._odd
         if ready > tick:
             self._opener_wake = ready
             return

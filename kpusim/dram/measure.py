@@ -13,7 +13,7 @@ from kpusim.machine.dram import Dram
 __all__ = ["Measured", "measure"]
 
 OFFERS = 4
-"""Requests offered before each tick but the first, which has one: Ramulator 2's trace reader, on a clock 4 times as fast."""
+"""Requests offered before each tick but the first, which has one: those of Ramulator 2's trace reader."""
 
 
 @frozen

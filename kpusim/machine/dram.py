@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
-__all__ = ["Dram", "DramTiming", "Gaps", "Organisation"]
+from kpusim.machine.quantities import Count, Dimension
 
+__all__ = ["PERIOD", "Dram", "DramTiming", "Gaps", "Organisation"]
+
+RATE = Dimension("rate", ("b/s",), "6.4 Gb/s", positive=True)
+PERIOD = Dimension("period", ("s",), "625 ps", positive=True)
+
+Rate = Annotated[Fraction, RATE]  # bits a second
+Period = Annotated[Fraction, PERIOD]  # picoseconds
 Protocol = Literal["hbm2", "hbm3"]
 
 TICKS_PER_CK = {"hbm2": 1, "hbm3": 2}
@@ -25,16 +32,16 @@ ROW_COMMAND_TICKS = 1
 class Organisation:
     """What a channel consists of. A bank group is one of a stack id, a stack id one of a pseudo-channel."""
 
-    pseudochannels: int
-    stack_ids: int
-    bank_groups: int
-    banks: int
+    pseudochannels: Count
+    stack_ids: Count
+    bank_groups: Count
+    banks: Count
     """Banks of a bank group."""
-    rows: int
-    columns: int
-    prefetch: int
+    rows: Count
+    columns: Count
+    prefetch: Count
     """Columns of one burst."""
-    width: int
+    width: Count
     """Bits of a pseudo-channel's data."""
 
     @property
@@ -62,7 +69,7 @@ class Organisation:
 class DramTiming:
     """JEDEC's timings in CK, under JEDEC's names without the t; s and l: in another, in the same bank group."""
 
-    bl: int
+    bl: Count
     """A burst on the data bus."""
     cl: int
     cwl: int
@@ -137,7 +144,7 @@ class Gaps:
     ref_prea: int
 
 
-@frozen
+@frozen(kw_only=True)
 class Dram:
     """One channel of a DRAM, on a clock of its own; a tick is a step of its controller.
 
@@ -147,11 +154,19 @@ class Dram:
 
     name: str
     description: str
-    ck_ps: Fraction
-    """Period of the command clock CK, in ps."""
+    rate: Rate
+    """Bits a second of a pin of the data bus."""
+    channels: Count
+    """Channels of a stack."""
     protocol: Protocol
     organisation: Organisation
     timing: DramTiming
+    ck_ps: Period = field(
+        default=Factory(
+            lambda self: self.organisation.prefetch * 10**12 / (self.timing.bl * self.rate), takes_self=True
+        )
+    )
+    """Period of the command clock CK in ps: what a burst takes at the rate, over BL; a file may round it."""
 
     @property
     def ticks_per_ck(self) -> int:

@@ -7,15 +7,15 @@ from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
-from kpusim.machine.dram import Dram, DramTiming, Organisation
-from kpusim.machine.quantities import DELAY, parse
+from kpusim.machine.dram import PERIOD, Dram, DramTiming, Organisation
+from kpusim.machine.quantities import COUNT, parse
 from kpusim.machine.spec import Machine
 from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
 from kpusim.tomlfile import Key, TomlFile, read_toml
@@ -23,7 +23,6 @@ from kpusim.tomlfile import Key, TomlFile, read_toml
 __all__ = ["dram_names", "dram_of", "load_dram"]
 
 _DRAMS = Path(__file__).parent.parent / "drams"
-PICOSECONDS = 10**12
 LARGEST = 1 << 24  # of any count or timing: far above every DRAM, and exact arithmetic stays quick
 MOST_BANKS = 1 << 10
 
@@ -95,8 +94,15 @@ def dram_of(machine: Machine) -> Dram:
         refi=cks(hbm.refresh_interval_cycles),
         rfc=cks(hbm.refresh_cycles),
     )
-    ck_ps = ck * PICOSECONDS / machine.clock_hz
-    return Dram(machine.name, machine.description, ck_ps, "hbm2", organisation, timing)
+    return Dram(
+        name=machine.name,
+        description=machine.description,
+        rate=hbm.channel_bytes_per_cycle * 8 * machine.clock_hz / organisation.width,
+        channels=hbm.channels,
+        protocol="hbm2",
+        organisation=organisation,
+        timing=timing,
+    )
 
 
 def _structure(file: TomlFile) -> Dram:
@@ -128,6 +134,15 @@ def _converter() -> cattrs.Converter:
 
         return from_table
 
+    def quantity(found: object, kind: Any) -> int | Fraction:
+        dimension = kind.__metadata__[0]
+        value = parse(found, dimension, 10**18)  # a period in attoseconds: parse rounds it up
+        if value < dimension.least or (dimension.positive and not value):
+            raise BadValue("too small", f"such as {dimension.example}")
+        if dimension is COUNT and value > LARGEST:
+            raise BadValue("too large", f"at most {LARGEST}")
+        return Fraction(value, 10**6) if dimension is PERIOD else value
+
     def count(found: object, kind: Any) -> object:
         if not 0 <= exactly(found, int) <= LARGEST:  # type: ignore[operator]
             raise BadValue("out of range", f"0 to {LARGEST}")
@@ -138,7 +153,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(has_origin(UnionType), count)
     converter.register_structure_hook(int, count)
     converter.register_structure_hook(str, exactly)
-    converter.register_structure_hook(Fraction, lambda found, kind: parse(found, DELAY, PICOSECONDS))
+    converter.register_structure_hook_func(has_origin(Annotated), quantity)
     return converter
 
 
@@ -158,19 +173,15 @@ def _user_error(file: TomlFile, path: tuple[str, ...], error: BaseException) -> 
 def _contradictions(dram: Dram) -> Iterator[tuple[tuple[Key, ...], str, str | None]]:
     """(key, problem, what is allowed) of what no DRAM can be."""
     organisation, timing = dram.organisation, dram.timing
-    if dram.ck_ps <= 0:
-        yield ("ck",), "must be more than 0", 'such as "625 ps"'
     for name, value in attrs.asdict(organisation).items():
-        if value < 1 or (name != "rows" and value & (value - 1)):
-            yield ("organisation", name), "not a power of two" if value else "too small", "1, 2, 4, ..."
+        if name != "rows" and value & (value - 1):
+            yield ("organisation", name), "not a power of two", "1, 2, 4, ..."
     if organisation.columns < organisation.prefetch:
         yield ("organisation", "columns"), "a row is shorter than a burst", "organisation.prefetch at least"
     if organisation.prefetch * organisation.width < 8:
         yield ("organisation", "width"), "a burst is shorter than a byte", None
     if organisation.pseudochannels * organisation.banks_of_pseudochannel > MOST_BANKS:
         yield ("organisation", "banks"), "too many banks", f"{MOST_BANKS} in all pseudo-channels"
-    if not timing.bl:
-        yield ("timing", "bl"), "too small", "at least 1"
     if timing.refi <= timing.rfc + timing.rc:
         yield ("timing", "refi"), "no time is left between refreshes", "more than timing.rfc + timing.rc"
     for name in ("ras", "rfc", "ppd"):
