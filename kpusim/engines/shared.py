@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Protocol
 
-from kpusim.engines.shared_lines import Block, BlockLru, LineLru, Lines, Residency
+from kpusim.engines.shared_lines import Block, Blocks, Lines, Residency, SingleLines
 from kpusim.engines.transfer import Chunk, Segment, chunk_of
 from kpusim.machine import Machine
 
@@ -96,11 +96,8 @@ class Cache:
         self._latency, self._back = shared.latency_cycles, shared.write == "back"
         self._line, self._block = shared.line_bytes, shared.block_bytes
         self._interleave, self._access = machine.hbm.interleave_bytes, machine.hbm.access_bytes
-        self._held: Residency = (
-            BlockLru(shared.capacity_bytes // shared.line_bytes)
-            if shared.lookup == "blocks"
-            else LineLru(shared.sets, shared.ways, shared.block_bytes // shared.line_bytes)
-        )
+        model = Blocks if shared.lookup == "blocks" else SingleLines
+        self._held: Residency = model(shared.sets, shared.ways, shared.block_bytes // shared.line_bytes)
         self._hits = self._misses = self._written_back = 0
         self._pattern = lru_cache(PATTERNS)(self._lines_of)
         self._fetch = lru_cache(PATTERNS)(self._chunk_of)
@@ -129,7 +126,7 @@ class Cache:
             back = self._bring(absent, asked, bool(chunk.descriptors))
             if not write and back > passed:
                 passed = back
-        if victims := held.evict():
+        if victims := held.victims():
             self._write_back(victims, asked)
         if write and not self._back:
             passed = max(passed, self._hbm.access(chunk, base, asked, write=True))

@@ -16,12 +16,12 @@ from kpusim.machine.shared import Shared
 from kpusim.tomlfile import key_text
 
 if TYPE_CHECKING:
-    from kpusim.machine.spec import Machine
+    from kpusim.machine.spec import Hbm, Machine
 
 __all__ = ["VECTOR_CLASSES", "Impossible", "KeyPath", "check", "toml_key"]
 
 VECTOR_CLASSES = ("add", "mul", "exp", "rsqrt", "reduce", "move")
-BLOCK_RANGE = 4096, 65536  # bytes of a cache's block: smaller are slow to simulate, larger no help
+BLOCK_RANGE = 4096, 65536  # bytes of a cache's block; chosen: from a page of virtual memory to sixteen
 MAX_UNITS = 1 << 16  # unit ids have 16 bits in a trace
 
 KeyPath = tuple[str, ...]
@@ -93,11 +93,7 @@ def _contradictions(machine: Machine) -> Iterator[Impossible]:
     hbm = machine.hbm
     yield from _multiple("hbm", "interleave", hbm.interleave_bytes, "access", hbm.access_bytes)
     yield from _multiple("hbm", "row", hbm.row_bytes, "interleave", hbm.interleave_bytes)
-    yield from _multiple("hbm", "bank_interleave", hbm.bank_interleave_bytes, "interleave", hbm.interleave_bytes)
-    yield from _multiple("hbm", "row", hbm.row_bytes, "bank_interleave", hbm.bank_interleave_bytes)
-    if hbm.banks % hbm.bank_groups:
-        problem = f"hbm.banks ({hbm.banks}) is not a multiple of hbm.bank_groups ({hbm.bank_groups})"
-        yield Impossible(problem, ("hbm", "banks"), ("hbm", "bank_groups"))
+    yield from _banks(hbm)
     if hbm.refresh_interval_cycles <= hbm.refresh_cycles:
         keys = ("hbm", "refresh_interval"), ("hbm", "refresh")
         yield Impossible("no time is left between refreshes", *keys, allowed="hbm.refresh < hbm.refresh_interval")
@@ -153,16 +149,32 @@ def _cache(machine: Machine) -> Iterator[Impossible]:
     if shared.block_bytes % interleave and interleave % shared.block_bytes:
         problem = f"neither of shared.block ({shared.block_bytes} B) and hbm.interleave ({interleave} B) is a multiple"
         yield Impossible(f"{problem} of the other", ("shared", "block"), ("hbm", "interleave"))
-    size = shared.line_bytes * shared.ways
+    size = shared.block_bytes * shared.ways
     if shared.capacity_bytes % size:
-        keys = ("shared", "capacity"), ("shared", "line"), ("shared", "ways")
-        yield Impossible("not a whole number of sets", *keys, allowed=f"multiples of shared.line * ways = {size} B")
+        keys = ("shared", "capacity"), ("shared", "block"), ("shared", "ways")
+        problem = "not all ways of a cache hold a whole number of blocks"
+        yield Impossible(problem, *keys, allowed=f"multiples of shared.block * ways = {size} B")
 
 
 def _keys(mapping: Mapping[str, object], allowed: Sequence[str], path: KeyPath) -> Iterator[Impossible]:
     for key in mapping:
         if key not in allowed:
             yield Impossible("unknown key", (*path, key), allowed=allowed, wrong_key=True)
+
+
+def _banks(hbm: Hbm) -> Iterator[Impossible]:
+    yield from _multiple("hbm", "bank_interleave", hbm.bank_interleave_bytes, "access", hbm.access_bytes)
+    yield from _multiple("hbm", "row", hbm.row_bytes, "bank_interleave", hbm.bank_interleave_bytes)
+    for key, groups in ("banks", "bank_groups"), ("bank_groups", "alternating_groups"):
+        have, of = getattr(hbm, key), getattr(hbm, groups)
+        if have % of:
+            problem = f"hbm.{key} ({have}) is not a multiple of hbm.{groups} ({of})"
+            yield Impossible(problem, ("hbm", key), ("hbm", groups))
+    if hbm.hash == "xor":
+        for key, count in ("channels", hbm.channels), ("banks", hbm.banks // hbm.alternating_groups):
+            if count & (count - 1):
+                allowed = "a power of two (banks: over alternating_groups), or another hash"
+                yield Impossible(f"{count} cannot be XORed with bits", ("hbm", key), ("hbm", "hash"), allowed=allowed)
 
 
 def _multiple(table: str, key: str, value: int, of: str, step: int, of_table: str = "") -> Iterator[Impossible]:

@@ -39,8 +39,8 @@ class Shared:
     block_bytes: Size = field(
         default=16384,  # chosen: what a DMA engine asks for at once
         metadata={
-            "about": "Cache: size of the blocks by which lines are looked up, 4 to 64 KiB, in whole lines. It decides "
-            "how fast the simulator is, hardly what is a hit. 16 KiB where a file does not say it."
+            "about": "Cache: size of the blocks by which lines are looked up, 4 to 64 KiB, in whole lines; 16 KiB "
+            "where a file does not say it. The lines of a block lie in sets that follow each other."
         },
     )
     write: Literal["back", "through"] = field(
@@ -51,16 +51,18 @@ class Shared:
             "lines are brought in."
         },
     )
+    ways: Count = field(
+        default=16,  # chosen: as the L2 of AMD's MI300 (CDNA 3 white paper)
+        metadata={
+            "about": "Cache: lines of a set; the least recently used goes first. 16 where a file does not say it."
+        },
+    )
     lookup: Literal["blocks", "lines"] = field(
         default="blocks",
         metadata={
-            "about": '"blocks": one look-up a block, least recently used lines of all go first; "lines": one a line, '
-            "in sets of `shared.ways` lines, exact and slow, for small programs. Blocks where a file does not say it."
+            "about": 'Cache: "blocks": one look-up a block, and where a file does not say it; "lines": one a line, '
+            "which gives the same more slowly."
         },
-    )
-    ways: Count = field(
-        default=16,  # chosen: as the L2 of AMD's MI300 (CDNA 3 white paper)
-        metadata={"about": 'Cache: lines of a set, for `shared.lookup` = "lines"; 16 where a file does not say it.'},
     )
 
     @property

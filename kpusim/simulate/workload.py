@@ -179,11 +179,10 @@ def _executed(
 
 
 def _phase(address: int, machine: Machine) -> int:
-    """What of an address times depend on."""
-    shared = machine.shared
-    if shared.kind == "buffer" and address >= machine.buffer_address:
+    """What of an address times depend on; into which sets of a cache it falls is taken to be alike everywhere."""
+    if machine.shared.kind == "buffer" and address >= machine.buffer_address:
         return -1
-    return address if shared.kind == "cache" and shared.lookup == "lines" else address % machine.alignment_bytes
+    return address % machine.alignment_bytes
 
 
 def _simulated(
