@@ -195,9 +195,15 @@ class DmaEngine:
             self._edges.write(self.number, queue.unit, chunk, entry.transfer.base, now, then)
 
     def _written(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
-        """A store's data has reached HBM (which an addition reads first)."""
+        """A store's data has reached HBM, which an addition reads first."""
         if entry.transfer.kind == "add":
-            now = self._memory.access(chunk, entry.transfer.base, now, write=False)
+            read = self._memory.access(chunk, entry.transfer.base, now, write=False)
+            self._kernel.at(read, Phase.RETURN, queue.unit, lambda: self._write(queue, entry, chunk, read))
+        else:
+            self._write(queue, entry, chunk, now)
+
+    def _write(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """Data is written."""
         done = self._memory.access(chunk, entry.transfer.base, now, write=True)
         self._release(chunk.size, done)
         queue.arrived(entry, [done])
