@@ -10,7 +10,7 @@ from attrs import frozen
 
 from kpusim.errors import UserError
 
-__all__ = ["TomlFile", "parse_toml", "read_toml"]
+__all__ = ["TomlFile", "parse_toml", "read_text", "read_toml"]
 
 Key = str | int  # an int counts the elements of an array of tables
 
@@ -88,10 +88,14 @@ def parse_toml(text: str, name: str) -> TomlFile:
 
 def read_toml(path: Path) -> TomlFile:
     """Read a TOML file. Raises UserError if it is missing, unreadable, not UTF-8 or not TOML."""
+    return parse_toml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises UserError if it is missing, unreadable or not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError("not a text file in UTF-8", where=str(path)) from error
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return parse_toml(text, str(path))

@@ -9,6 +9,9 @@ from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 __all__ = [
+    "address_mappers",
+    "address_patterns",
+    "dram_files",
     "explained_words",
     "files",
     "machine_files",
@@ -49,6 +52,27 @@ def machine_files(ctx: Context, param: Parameter, incomplete: str) -> list[Compl
     from kpusim.machine import machine_names
 
     return [*_beginning(machine_names(), incomplete), *files(".toml")(ctx, param, incomplete)]
+
+
+def dram_files(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Names of DRAMs, and files of them."""
+    from kpusim.machine.drams import dram_names
+
+    return [*_beginning(dram_names(), incomplete), *files(".toml")(ctx, param, incomplete)]
+
+
+def address_patterns(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Patterns of addresses, and any file."""
+    from kpusim.dram.patterns import PATTERNS
+
+    return [*_beginning(PATTERNS, incomplete), *files("")(ctx, param, incomplete)]
+
+
+def address_mappers(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Mappers of addresses."""
+    from kpusim.dram.requests import MAPPERS
+
+    return _beginning(MAPPERS, incomplete)
 
 
 def machine_lists(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:

@@ -16,6 +16,7 @@ __all__ = [
     "operator_option",
     "plain_option",
     "set_option",
+    "size_bytes",
     "symbol_option",
     "symbol_values",
 ]
@@ -71,6 +72,11 @@ symbol_option = click.option(
 
 def chunk_bytes(text: str) -> int:
     """The bytes of `--chunk`. Raises UserError."""
+    return size_bytes(text, "--chunk")
+
+
+def size_bytes(text: str, option: str) -> int:
+    """The bytes of an option. Raises UserError."""
     from kpusim.errors import UserError
     from kpusim.machine.quantities import SIZE, parse
     from kpusim.structured import BadValue
@@ -78,9 +84,9 @@ def chunk_bytes(text: str) -> int:
     try:
         size = int(parse(text, SIZE, 1))
     except BadValue as error:
-        raise UserError(error.problem, where="--chunk", found=text, allowed=error.allowed) from None
+        raise UserError(error.problem, where=option, found=text, allowed=error.allowed) from None
     if size < 1:
-        raise UserError("too small", where="--chunk", found=text, allowed="at least 1 B")
+        raise UserError("too small", where=option, found=text, allowed="at least 1 B")
     return size
 
 

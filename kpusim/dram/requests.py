@@ -51,7 +51,8 @@ MOP_BURSTS = 4
 def decode(organisation: Organisation, mapper: str, addresses: Sequence[int]) -> tuple[list[int], list[int]]:
     """Bank and row of each address of bytes below the channel's capacity.
 
-    MOP4CLXOR XORs the column's bits into the other fields, from the lowest up. Raises UserError for an unknown mapper.
+    MOP4CLXOR XORs the column's bits into the other fields, from the lowest up. Raises UserError for an unknown mapper,
+    or one that does not suit the channel.
     """
     if mapper not in MAPPERS:
         raise UserError("unknown mapper", found=mapper, allowed=MAPPERS)
@@ -71,6 +72,8 @@ def decode(organisation: Organisation, mapper: str, addresses: Sequence[int]) ->
     for name in MAPPERS[mapper]:
         rest, fields[name] = np.divmod(rest, sizes[name])
     if mapper == "MOP4CLXOR":
+        if any(sizes[name] & (sizes[name] - 1) for name in _FIELDS[:-1]):
+            raise UserError("its XOR needs numbers of banks that are powers of two", where=mapper)
         column = fields["column_low"] + low * fields["column_high"]
         for name in _FIELDS:
             column, bits = np.divmod(column, sizes[name])

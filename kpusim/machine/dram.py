@@ -103,6 +103,12 @@ class DramTiming:
     rfc: int
     """Between refreshes; what one takes."""
 
+    @property
+    def least_refi(self) -> int:
+        """CK between refreshes in which, in spite of them, a request can be served: at most what one takes."""
+        served = (self.rcdrd, self.rcdwr, self.cl, self.cwl, self.bl, self.wr, self.rtp, self.rc, self.rp)
+        return self.rfc + sum(served)
+
 
 @frozen(kw_only=True)
 class Gaps:

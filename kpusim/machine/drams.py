@@ -15,8 +15,8 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
 from kpusim.machine.dram import PERIOD, Dram, DramTiming, Organisation
-from kpusim.machine.quantities import COUNT, parse
-from kpusim.machine.spec import Machine
+from kpusim.machine.quantities import COUNT, TIME, parse, text
+from kpusim.machine.spec import Hbm, Machine
 from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
 from kpusim.tomlfile import Key, TomlFile, read_toml
 
@@ -50,37 +50,52 @@ def dram_of(machine: Machine) -> Dram:
     """One channel of a machine's HBM as a DRAM of its own: one pseudo-channel, and times in CK, rounded up.
 
     A CK is half the time of a burst. Commands take the bus as HBM2's do. tRAS is what tRC leaves to tRP; where the
-    file knows one time for two (tRCD, tRRD, tWTR), both are that.
+    file knows one time for two (tRCD, tRRD, tWTR), both are that. Raises UserError for one that can only refresh.
     """
     hbm = machine.hbm
     ck = Fraction(hbm.access_bytes) / hbm.channel_bytes_per_cycle / 2  # in core cycles
-
-    def cks(cycles: int | Fraction) -> int:
-        return ceil(cycles / ck)
-
-    groups = hbm.bank_groups
-    rows = hbm.capacity_bytes // (hbm.channels * hbm.banks * hbm.row_bytes)
     organisation = Organisation(
         pseudochannels=1,
         stack_ids=1,
-        bank_groups=groups,
-        banks=hbm.banks // groups,
-        rows=max(1, rows),
+        bank_groups=hbm.bank_groups,
+        banks=hbm.banks // hbm.bank_groups,
+        rows=max(1, hbm.capacity_bytes // (hbm.channels * hbm.banks * hbm.row_bytes)),
         columns=4 * (hbm.row_bytes // hbm.access_bytes),
         prefetch=4,
         width=2 * hbm.access_bytes,
     )
-    opening, closing = cks(hbm.row_activate_cycles), cks(hbm.precharge_cycles)
+    timing = _timing(hbm, ck)
+    if timing.refi <= timing.least_refi:
+        least = f"more than {text(ceil(timing.least_refi * ck), TIME, machine.clock_hz)}"
+        raise UserError("no time is left between refreshes", where="[hbm] refresh_interval", allowed=least)
+    return Dram(
+        name=machine.name,
+        description=machine.description,
+        rate=hbm.channel_bytes_per_cycle * 8 * machine.clock_hz / organisation.width,
+        channels=hbm.channels,
+        protocol="hbm2",
+        organisation=organisation,
+        timing=timing,
+    )
+
+
+def _timing(hbm: Hbm, ck: Fraction) -> DramTiming:
+    """A machine's timings in CK. ck: core cycles of one."""
+
+    def cks(cycles: int | Fraction) -> int:
+        return ceil(cycles / ck)
+
+    opening, closing, row = cks(hbm.row_activate_cycles), cks(hbm.precharge_cycles), cks(hbm.row_cycle_cycles)
     gap, turn = cks(hbm.activate_gap_cycles), cks(hbm.write_to_read_cycles)
-    timing = DramTiming(
+    return DramTiming(
         bl=2,
         cl=max(0, cks(hbm.read_cycles) - 2),
         cwl=cks(hbm.write_latency_cycles),
         rcdrd=opening,
         rcdwr=opening,
         rp=closing,
-        ras=max(0, cks(hbm.row_cycle_cycles) - closing),
-        rc=cks(hbm.row_cycle_cycles),
+        ras=max(0, row - closing),
+        rc=row,
         rtp=cks(hbm.read_to_precharge_cycles),
         wr=cks(hbm.write_recovery_cycles),
         ccds=2,
@@ -93,15 +108,6 @@ def dram_of(machine: Machine) -> Dram:
         rtw=cks(hbm.read_to_write_cycles),
         refi=cks(hbm.refresh_interval_cycles),
         rfc=cks(hbm.refresh_cycles),
-    )
-    return Dram(
-        name=machine.name,
-        description=machine.description,
-        rate=hbm.channel_bytes_per_cycle * 8 * machine.clock_hz / organisation.width,
-        channels=hbm.channels,
-        protocol="hbm2",
-        organisation=organisation,
-        timing=timing,
     )
 
 
@@ -182,8 +188,8 @@ def _contradictions(dram: Dram) -> Iterator[tuple[tuple[Key, ...], str, str | No
         yield ("organisation", "width"), "a burst is shorter than a byte", None
     if organisation.pseudochannels * organisation.banks_of_pseudochannel > MOST_BANKS:
         yield ("organisation", "banks"), "too many banks", f"{MOST_BANKS} in all pseudo-channels"
-    if timing.refi <= timing.rfc + timing.rc:
-        yield ("timing", "refi"), "no time is left between refreshes", "more than timing.rfc + timing.rc"
+    if timing.refi <= timing.least_refi:
+        yield ("timing", "refi"), "no time is left between refreshes", f"more than {timing.least_refi}"
     for name in ("ras", "rfc", "ppd"):
         if dram.both_edges and not getattr(timing, name):
             yield ("timing", name), f"{dram.protocol} needs at least 1 CK", None
