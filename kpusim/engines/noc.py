@@ -5,13 +5,13 @@ Which links a message takes is the topology's (`topology.ways`); here is when th
 A message moves as a worm: its head takes `hop_cycles` a link, its body follows at the rate of the slowest link on the
 way. Every link is a reservation of its own, from when the head arrives: where a link is taken, the message waits in the
 router before it, and what branches off earlier goes on. Routers have room for what waits in them. A message reserves
-all of its links as it sets out; where it will wait on its way, the links behind are idle until then, and a message that
-sets out later and has passed before then takes them first.
+all of its links as it sets out; where it will wait on its way, the links behind are idle until then, and messages that
+set out later and are there before take what they need of that time, in parts if it comes in parts.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cache
 from math import lcm
@@ -28,7 +28,7 @@ IN, OUT = "in", "out"  # the ports of a node
 
 Gap = tuple[int, int]
 """(from, to), in ticks: a link is idle before what it is reserved for already."""
-_STOP = itemgetter(1)
+STOP = itemgetter(1)
 
 
 @define(eq=False)
@@ -74,35 +74,52 @@ class Network:
 
         Returns the cycles at which it starts, at which its source is free, and at which it is whole at each end.
         """
-        free, ready = self._free, now * self.ticks
+        free, gaps, ready = self._free, self._gaps, now * self.ticks
         heads = [ready]
         for link, before, hop, byte_ticks in route.links:
             head, end, length = heads[before] + hop, free[link], size * byte_ticks
-            if head < end:
-                head = self._first(link, head, length, ready)
-            elif head - ready >= length <= head - end:
-                self._gaps[link].append((end, head))
             if head >= end:
+                if head - ready >= length and head > end:
+                    self._leave(link, end, head, ready)
                 free[link] = head + length
+            elif gaps[link]:
+                head = self._fill(link, head, length, ready)
+            else:
+                head = end
+                free[link] = end + length
             heads.append(head)
         route.moved += size
         ticks, body = self.ticks, size * route.byte_ticks
         source_free = -(-(heads[1] + size * route.links[0][3]) // ticks)
         return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + route.latency for end in route.ends]
 
-    def _first(self, link: int, head: int, length: int, ready: int) -> int:
-        """The tick at which a message whose head is there at `head`, before the link's last is over, takes it."""
+    def _leave(self, link: int, end: int, head: int, ready: int) -> None:
+        """A message that waits on its way leaves a link idle from `end` to its `head`."""
         gaps = self._gaps[link]
-        if gaps and gaps[0][1] <= ready:
-            del gaps[: bisect_right(gaps, ready, key=_STOP)]
-        for number in range(bisect_left(gaps, head + length, key=_STOP), len(gaps)):
+        if gaps and gaps[-1][1] <= ready:
+            gaps.clear()
+        gaps.append((end, head))
+
+    def _fill(self, link: int, head: int, length: int, ready: int) -> int:
+        """Takes `length` ticks of a link from `head` on, in its gaps and then behind its last message.
+
+        Returns the tick at which that is over, less `length`.
+        """
+        gaps = self._gaps[link]
+        del gaps[: bisect_right(gaps, ready, key=STOP)]
+        first = number = bisect_right(gaps, head, key=STOP)
+        over, rest, left = head, length, []
+        while rest and number < len(gaps):
             start, stop = gaps[number]
-            at = start if start > head else head
-            over = at + length
-            if over <= stop:
-                gaps[number : number + 1] = [gap for gap in ((start, at), (over, stop)) if gap[1] - gap[0] >= length]
-                return at
-        return self._free[link]
+            at = max(start, head)
+            over = min(at + rest, stop)
+            left += [(start, at), (over, stop)]
+            rest -= over - at
+            number += 1
+        gaps[first:number] = [gap for gap in left if gap[0] < gap[1]]
+        if rest:
+            over = self._free[link] = self._free[link] + rest
+        return over - length
 
     def traffic(self) -> dict[str, list[int]]:
         """Bytes moved by every link, and by the ports of every SRAM, DMA engine and router with memory, each way."""

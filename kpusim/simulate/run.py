@@ -177,7 +177,7 @@ class _Simulation:
             "hbm.row_hits": fabric.hbm.row_hits,
             "hbm.row_misses": fabric.hbm.row_misses,
             "noc.link_bytes": sum(moved["link"]),
-            "noc.busiest_link_bytes": max(moved["link"]),
+            "noc.busiest_link_bytes": max(moved["link"] + moved["memory"]),
             "sram.dma_bytes": sum(moved["sram"]),
             "sram.busiest_port_bytes": max(moved["sram"]),
             "dma.busiest_engine_bytes": max(moved["engine"]),
