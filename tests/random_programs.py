@@ -51,6 +51,9 @@ CHOICES = {  # what machines differ in; nothing: as kpu-tiny
               "sram.ports.matrix=2.5B/cycle sram.ports.vector=20B/cycle"],
     "sharing": [*[""] * 6, "sram.sharing=shared", "sram.sharing=shared sram.banks=3 sram.bank_bandwidth=2.7B/cycle",
                 "sram.sharing=shared sram.interleave=1KiB sram.bank_bandwidth=16B/cycle"],
+    "shared": [*[""] * 4, "shared.kind=cache shared.capacity=8KiB shared.block=4KiB shared.ways=2 shared.line=32B "
+               "shared.bandwidth=13.3B/cycle shared.latency=3cycles",
+               "shared.kind=cache shared.capacity=64KiB shared.ways=4 shared.write=through shared.bandwidth=64B/cycle"],
 }  # fmt: skip
 FAST = [  # everything shared takes a cycle or none, so that much falls into one cycle
     "dma.bandwidth=64B/cycle", "noc.bandwidth=64B/cycle", "sram.ports.dma=64B/cycle", "dma.setup=0cycles",
