@@ -282,6 +282,12 @@ def test_both_modes_are_equal_with_a_cache(seed):
     assert_equal_modes(program, machine, chunk_bytes=chunk_bytes)
 
 
+@pytest.mark.parametrize("sets", [(), ("shared.write=through", "shared.capacity=8KiB")])
+def test_both_modes_are_equal_in_a_gemm(sets):
+    machine = load_machine("kpu-tiny", [*CACHE, *sets])
+    assert_equal_modes(Gemm(m=33, n=50, k=70).lower(machine).program, machine)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_without_a_shared_level_nothing_changes(seed):
     """A buffer in which nothing is, and a table that says none."""

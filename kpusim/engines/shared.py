@@ -100,7 +100,7 @@ class Cache:
         self._held: Residency = model(shared.sets, shared.ways, shared.block_bytes // shared.line_bytes)
         self._hits = self._misses = self._written_back = 0
         self._pattern = lru_cache(PATTERNS)(self._lines_of)
-        self._fetch = lru_cache(PATTERNS)(self._chunk_of)
+        self._request = lru_cache(PATTERNS)(self._request_for)
 
     def access(self, chunk: Chunk, base: int, now: int, write: bool) -> int:
         """Reserves a chunk from cycle `now` on: when all is back (or accepted)."""
@@ -127,7 +127,7 @@ class Cache:
             if not write and back > passed:
                 passed = back
         if victims := held.victims():
-            self._write_back(victims, asked)
+            self._write_back(victims, asked, bool(chunk.descriptors))
         if write and not self._back:
             passed = max(passed, self._hbm.access(chunk, base, asked, write=True))
         return passed
@@ -138,19 +138,15 @@ class Cache:
 
     def _bring(self, absent: list[tuple[Block, Lines]], now: int, once: bool) -> int:
         """Fetches absent lines at cycle `now`: when all are back."""
-        first = absent[0][0].number
-        base, inside = divmod(first * self._block, self._interleave)
-        lines = tuple([(block.number - first, missing) for block, missing in absent])
-        chunk = (self._chunk_of if once else self._fetch)(lines, inside)
+        chunk, base = self._chunk_of([(block.number, missing) for block, missing in absent], once)
         back = self._hbm.access(chunk, base, now, write=False)
         for block, _ in absent:
             block.ready = back
         return back
 
-    def _write_back(self, dirty: list[tuple[int, Lines]], now: int) -> int:
+    def _write_back(self, dirty: list[tuple[int, Lines]], now: int, once: bool = False) -> int:
         """Writes dirty lines to HBM at cycle `now`: when all are accepted."""
-        base, inside = divmod(dirty[0][0] * self._block, self._interleave)
-        chunk = self._chunk_of(((number - dirty[0][0], lines) for number, lines in dirty), inside)
+        chunk, base = self._chunk_of(dirty, once)
         self._written_back += chunk.size
         return self._hbm.access(chunk, base, now, write=True)
 
@@ -172,7 +168,14 @@ class Cache:
                 found[number] = touched, whole
         return tuple([(number, *lines) for number, lines in found.items()])
 
-    def _chunk_of(self, parts: Iterable[tuple[int, Lines]], inside: int) -> Chunk:
+    def _chunk_of(self, parts: list[tuple[int, Lines]], once: bool) -> tuple[Chunk, int]:
+        """The request for (block, lines), and the interleave block that it counts from; once: it will hardly recur."""
+        first = parts[0][0]
+        base, inside = divmod(first * self._block, self._interleave)
+        lines = tuple([(number - first, lines) for number, lines in parts])
+        return (self._request_for if once else self._request)(lines, inside), base
+
+    def _request_for(self, parts: tuple[tuple[int, Lines], ...], inside: int) -> Chunk:
         """The request for (block, lines), `inside` bytes behind the interleave block that it counts from."""
         line, block = self._line, self._block
         runs = ((number * block, low, high) for number, lines in parts for low, high in _runs(lines))
