@@ -10,7 +10,7 @@ from attrs import Factory, field, frozen
 
 from kpusim.machine.quantities import Count, Dimension
 
-__all__ = ["PERIOD", "Dram", "DramTiming", "Gaps", "Organisation"]
+__all__ = ["PERIOD", "Dram", "DramName", "DramTiming", "Gaps", "Organisation"]
 
 RATE = Dimension("rate", ("b/s",), "6.4 Gb/s", positive=True)
 PERIOD = Dimension("period", ("s",), "625 ps", positive=True)
@@ -18,6 +18,17 @@ PERIOD = Dimension("period", ("s",), "625 ps", positive=True)
 Rate = Annotated[Fraction, RATE]  # bits a second
 Period = Annotated[Fraction, PERIOD]  # picoseconds
 Protocol = Literal["hbm2", "hbm3"]
+DramName = Literal[
+    "hbm2-2000",
+    "hbm2-2400",
+    "hbm2e-3200",
+    "hbm2e-3600",
+    "hbm3-5200",
+    "hbm3-6400",
+    "hbm3e-8000",
+    "hbm3e-9200",
+    "lpddr5x-8533",
+]
 
 TICKS_PER_CK = {"hbm2": 1, "hbm3": 2}
 """HBM3 issues row commands on both edges of CK."""

@@ -7,20 +7,20 @@ from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
-from kpusim.machine.dram import PERIOD, Dram, DramTiming, Organisation
+from kpusim.machine.dram import PERIOD, Dram, DramName, DramTiming, Organisation
 from kpusim.machine.quantities import COUNT, TIME, parse, text
 from kpusim.machine.spec import Hbm, Machine
 from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
 from kpusim.tomlfile import Key, TomlFile, read_toml
 
-__all__ = ["dram_names", "dram_of", "load_dram"]
+__all__ = ["dram_names", "dram_of", "hbm_keys", "load_dram"]
 
 _DRAMS = Path(__file__).parent.parent / "drams"
 LARGEST = 1 << 24  # of any count or timing: far above every DRAM, and exact arithmetic stays quick
@@ -28,9 +28,8 @@ MOST_BANKS = 1 << 10
 
 
 def dram_names() -> tuple[str, ...]:
-    """Names of the DRAMs that come with kpusim, sorted by kind and rate."""
-    names = (path.stem.rpartition("-") for path in _DRAMS.glob("*.toml"))
-    return tuple("".join(parts) for parts in sorted(names, key=lambda parts: (parts[0], int(parts[2]))))
+    """Names of the DRAMs that come with kpusim, by kind and rate."""
+    return get_args(DramName)
 
 
 def load_dram(name_or_path: str | Path) -> Dram:
@@ -109,6 +108,42 @@ def _timing(hbm: Hbm, ck: Fraction) -> DramTiming:
         refi=cks(hbm.refresh_interval_cycles),
         rfc=cks(hbm.refresh_cycles),
     )
+
+
+def hbm_keys(name: str) -> dict[str, str | int]:
+    """The keys of a machine's [hbm] that a DRAM that comes with kpusim gives, as a machine file has them.
+
+    A channel of [hbm] is a pseudo-channel, and a bank group one of a stack id. Times are rounded to a picosecond.
+    """
+    dram = load_dram(name)
+    organisation, timing, gaps = dram.organisation, dram.timing, dram.gaps
+    stack_rate = dram.rate * organisation.width * organisation.pseudochannels * dram.channels / 8
+    times = {
+        "row_activate": timing.rcdrd,
+        "precharge": timing.rp,
+        "read": timing.cl + timing.bl,
+        "activate_gap": timing.rrds,
+        "refresh_interval": timing.refi,
+        "refresh": timing.rfc,
+        "four_activates": timing.faw,
+        "row_cycle": timing.rc,
+        "same_group_gap": timing.ccdl,
+        "read_to_precharge": timing.rtp,
+        "write_latency": timing.cwl,
+        "write_recovery": timing.wr,
+        "write_to_read": timing.wtrs,
+        "read_to_write": gaps.rd_wr // dram.ticks_per_ck,
+    }
+    return {
+        "channels": dram.channels * organisation.pseudochannels,
+        "banks": organisation.banks_of_pseudochannel,
+        "bank_groups": organisation.stack_ids * organisation.bank_groups,
+        "capacity": f"{dram.channels * organisation.capacity_bytes} B",
+        "bandwidth": f"{float(stack_rate / 10**9):.12g} GB/s",
+        "row": f"{organisation.bursts * organisation.burst_bytes} B",
+        "access": f"{organisation.burst_bytes} B",
+        **{key: f"{round(ck * dram.ck_ps)} ps" for key, ck in times.items()},
+    }
 
 
 def _structure(file: TomlFile) -> Dram:

@@ -14,6 +14,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
 from kpusim.machine.check import Impossible, KeyPath, toml_key
+from kpusim.machine.drams import dram_names, hbm_keys
 from kpusim.machine.quantities import CLOCK, parse, text
 from kpusim.machine.spec import Machine
 from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
@@ -21,6 +22,7 @@ from kpusim.tomlfile import TomlFile, parse_toml, read_toml
 
 __all__ = ["changed_toml", "load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
 
+_DRAM: KeyPath = ("hbm", "dram")
 _MACHINES = Path(__file__).parent.parent / "machines"
 
 
@@ -55,19 +57,40 @@ def parse_machine(toml: str, name: str = "machine", sets: Sequence[str] = ()) ->
 
 def _structure(file: TomlFile, sets: Sequence[str]) -> Machine:
     table = deepcopy(file.table)
-    changed = [_change(table, change) for change in sets]
+    changed = _changes(table, sets)
 
     def where(path: KeyPath) -> str:
         if any(path[: len(key)] == key[: len(path)] for key in changed):
             return f"--set {'.'.join(path)}"
         return file.where(path)
 
+    _take_dram(table, where)
     try:
         machine: Machine = _converter(_clock_hz(table)).structure(table, Machine)
         return machine
     except cattrs.ClassValidationError as group:
         path, error = telling_error(group, toml_key)
         raise _user_error(table, tuple(map(str, path)), error, where, changed) from None
+
+
+def _changes(table: dict[str, Any], sets: Sequence[str]) -> list[KeyPath]:
+    """Apply changes to a machine's table; their keys. A DRAM goes before what the file says, but not before changes."""
+    changed = [_change(table, change) for change in sets]
+    if _DRAM in changed and table["hbm"]["dram"] in dram_names():
+        for key in hbm_keys(table["hbm"]["dram"]):
+            if ("hbm", key) not in changed:
+                table["hbm"].pop(key, None)
+    return changed
+
+
+def _take_dram(table: dict[str, Any], where: Callable[[KeyPath], str]) -> None:
+    """Fill in what [hbm] leaves to its DRAM. Raises UserError if there is none of that name."""
+    hbm = table.get("hbm")
+    name = hbm.get("dram", "none") if isinstance(hbm, dict) else "none"
+    if name in dram_names():
+        table["hbm"] = hbm_keys(name) | table["hbm"]
+    elif name != "none":
+        raise UserError("unknown DRAM", where=where(_DRAM), found=name, allowed=["none", *dram_names()])
 
 
 def _change(table: dict[str, Any], change: str) -> KeyPath:
@@ -157,8 +180,7 @@ def changed_toml(name_or_path: str | Path, sets: Sequence[str]) -> str:
     """
     load_machine(name_or_path, sets)
     table = deepcopy(machine_file(name_or_path).table)
-    for change in sets:
-        _change(table, change)
+    _changes(table, sets)
 
     def show(value: Any) -> str:
         if isinstance(value, dict):

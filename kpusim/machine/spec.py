@@ -9,6 +9,7 @@ from typing import Literal
 from attrs import Factory, field, frozen
 
 from kpusim.machine.check import check
+from kpusim.machine.dram import DramName
 from kpusim.machine.quantities import (
     Bandwidth,
     Clock,
@@ -255,6 +256,13 @@ class Hbm:
             'How the memory is reached. "engines": every DMA engine has a way of its own to all channels, which takes '
             '`hbm.controller`; "edges": the stacks sit at the west and the east edge by turns, their channels spread '
             "over its rows, and what goes between a channel and an engine crosses the network as well."
+        ),
+    )
+    dram: Literal["none", DramName] = field(
+        default="none",
+        metadata=_about(
+            "The DRAM that gives what the file does not say itself: channels, banks, bank groups, capacity, bandwidth, "
+            "row, access and timings. `kpusim hbm --list` describes them. Set with --set, it goes before the file."
         ),
     )
 
