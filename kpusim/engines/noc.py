@@ -74,22 +74,24 @@ class Network:
 
         Returns the cycles at which it starts, at which its source is free, and at which it is whole at each end.
         """
-        free, gaps, ready = self._free, self._gaps, now * self.ticks
+        free, gaps, ready, body = self._free, self._gaps, now * self.ticks, size * route.byte_ticks
+        late = ready + body
         heads = [ready]
         for link, before, hop, byte_ticks in route.links:
-            head, end, length = heads[before] + hop, free[link], size * byte_ticks
+            head = heads[before] + hop
+            end = free[link]
             if head >= end:
-                if head - ready >= length and head > end:
+                free[link] = head + size * byte_ticks
+                if head >= late and head > end:
                     self._leave(link, end, head, ready)
-                free[link] = head + length
             elif gaps[link]:
-                head = self._fill(link, head, length, ready)
+                head = self._fill(link, head, size * byte_ticks, ready)
             else:
                 head = end
-                free[link] = end + length
+                free[link] = end + size * byte_ticks
             heads.append(head)
         route.moved += size
-        ticks, body = self.ticks, size * route.byte_ticks
+        ticks = self.ticks
         source_free = -(-(heads[1] + size * route.links[0][3]) // ticks)
         return heads[1] // ticks, source_free, [-(-(heads[end] + body) // ticks) + route.latency for end in route.ends]
 

@@ -173,7 +173,7 @@ class Dma:
 
 @frozen
 class Noc:
-    """The network between tiles and DMA engines."""
+    """The network between tiles, DMA engines and, if it is attached there, memory."""
 
     topology: Literal["mesh", "torus", "ring", "crossbar"] = field(
         metadata=_about(
@@ -213,7 +213,9 @@ class Hbm:
     refresh_interval_cycles: Time = field(metadata=_about("tREFI: from one refresh to the next."))
     refresh_cycles: Time = field(metadata=_about("tRFC: what a refresh takes, while the channel moves nothing."))
     controller_cycles: Time = field(
-        metadata=_about("Time from the DMA engine to the channel and back, less what the DRAM itself takes.")
+        metadata=_about(
+            "Time from where the memory is reached (`hbm.attach`) to the channel and back, less what the DRAM itself takes."
+        )
     )
     bank_groups: Count = field(
         default=1, metadata=_about("Groups that the banks of a channel form (those of all its stack ids).")
