@@ -1,4 +1,4 @@
-"""The shared level before HBM: times on paper, what goes on to HBM, what a workload places in a buffer, and none."""
+"""The shared level before HBM: times on paper, what goes on to HBM, equal modes, and nothing where there is none."""
 
 from fractions import Fraction
 
@@ -9,15 +9,10 @@ from test_modes import assert_equal_modes
 from kpusim.engines.hbm import Hbm
 from kpusim.engines.shared import Buffer, Cache
 from kpusim.engines.transfer import chunk_of
-from kpusim.errors import UserError
 from kpusim.isa import assemble
-from kpusim.machine import load_machine, machine_toml, parse_machine
+from kpusim.machine import load_machine
 from kpusim.operators.gemm.operator import Gemm
-from kpusim.plan import parse_workload, plan_workload
-from kpusim.report.execute import verify_step
-from kpusim.report.rows import rows_of, total_of
 from kpusim.simulate.run import simulate
-from kpusim.simulate.workload import run_plans
 
 LINE, BLOCK, LATENCY = 128, 4096, 7
 RATE = Fraction(50)  # bytes a cycle
@@ -165,6 +160,19 @@ def test_strided_misses_are_one_request_of_whole_lines():
     assert below.asked == [(LATENCY, "read", 0, 5 * LINE)]
 
 
+# --- times of a buffer ----------------------------------------------------------------------------------------------
+
+
+def test_the_buffer_serves_at_its_own_latency_and_bandwidth():
+    found, below, ask = level(kind=Buffer)
+    start = load_machine("kpu-tiny").hbm.total_capacity_bytes
+    assert ask(start + 512, 1000, now=50) == 50 + passed(1000)
+    assert ask(start, 1000, now=50) == 50 + passed(2000)
+    assert below.asked == []
+    assert ask(512, 64, now=50) == 50 + HBM
+    assert found.counters == {"shared.read_bytes": 2000, "shared.write_bytes": 0}
+
+
 # --- a cache in a run -----------------------------------------------------------------------------------------------
 
 PASSES = """kasm 1
@@ -298,125 +306,3 @@ def test_without_a_shared_level_nothing_changes(seed):
         assert run.cycles == plain.cycles
         assert run.counters.items() >= plain.counters.items()
         assert not any(value for name, value in run.counters.items() if name.startswith("shared"))
-
-
-# --- buffers --------------------------------------------------------------------------------------------------------
-
-CHAIN = """
-name = "chain"
-[tensors]
-x = { role = "input", shape = [16, 16], memory = "shared" }
-w = { role = "weight", shape = [16, 16] }
-u = { role = "activation", shape = [16, 16], memory = "shared" }
-y = { role = "output", shape = [16, 16], memory = "shared" }
-[[operators]]
-name = "one"
-family = "gemm"
-ports = { a = "x", b = "w", out = "u" }
-[[operators]]
-name = "two"
-family = "gemm"
-ports = { a = "u", b = "x", out = "y" }
-"""
-
-
-def chain(sets=(), text=CHAIN):
-    (plan,) = plan_workload(parse_workload(text, "w.toml"), load_machine("kpu-tiny", [*BUFFER, *sets]))
-    return plan
-
-
-def test_what_is_in_the_buffer_never_touches_hbm():
-    (run,) = run_plans((chain(),))
-    one, two = (op.executed.run.counters for op in run.ops)
-    assert (one["hbm.read_bytes"] % 512, one["hbm.write_bytes"]) == (0, 0)  # w alone
-    assert one["hbm.read_bytes"] > 0
-    assert (two["hbm.read_bytes"], two["hbm.write_bytes"]) == (0, 0)
-    assert two["shared.read_bytes"] >= 1024
-    assert two["shared.write_bytes"] == 512
-
-
-def test_the_buffer_serves_at_its_own_latency_and_bandwidth():
-    found, below, ask = level(kind=Buffer)
-    start = load_machine("kpu-tiny").hbm.total_capacity_bytes
-    assert ask(start + 512, 1000, now=50) == 50 + passed(1000)
-    assert ask(start, 1000, now=50) == 50 + passed(2000)
-    assert below.asked == []
-    assert ask(512, 64, now=50) == 50 + HBM
-    assert found.counters == {"shared.read_bytes": 2000, "shared.write_bytes": 0}
-
-
-def test_the_buffer_is_reused_over_time_and_told():
-    """x, u and y live together; with w of HBM none of the buffer's peak."""
-    plan = chain()
-    (run,) = run_plans((plan,))
-    assert plan.memory.shared == ("x", "y", "u")
-    assert plan.memory.peak_shared_bytes == 3 * 512
-    assert plan.memory.peak_bytes == 512
-    assert total_of(run).shared_tensors == plan.memory.shared
-    first = load_machine("kpu-tiny", BUFFER).buffer_address
-    assert {at.address >= first for step in plan.steps for at in step.ports.values() if at.tensor != "w"} == {True}
-
-
-def test_the_roof_knows_what_the_buffer_holds():
-    """Of the first operator only w's 512 B pass HBM (16 B/cycle), 1024 B the buffer (made as slow as 1 B/cycle)."""
-    (run,) = run_plans((chain(["shared.bandwidth=1B/cycle"]),))
-    one, two = rows_of(run)
-    assert (one.roof, one.roof_cycles) == ("shared level", 1024)
-    assert (two.roof, two.roof_cycles) == ("shared level", 1536)
-    assert one.distance >= 1
-    assert two.distance >= 1
-    assert two.bound.by == "shared level"
-
-
-def test_results_are_the_same_in_and_behind_a_shared_level():
-    for plan in (chain(), chain(CACHE, CHAIN.replace('memory = "shared"', 'memory = "hbm"'))):
-        for step in plan.steps:
-            assert all(found.verdict.passed for found in verify_step(step, plan))
-
-
-@pytest.mark.parametrize(
-    ("sets", "old", "new", "message"),
-    [
-        ([], '"shared"', '"sharde"', "w.toml:4: [tensors.x] memory: unknown; found 'sharde'; allowed: hbm, shared"),
-        (["shared.kind=none"], "", "", "w.toml:4: [tensors.x] memory: kpu-tiny has no shared buffer"),
-        (CACHE, "", "", "w.toml:4: [tensors.x] memory: kpu-tiny has no shared buffer"),
-        (["shared.capacity=1KiB"], "", "", "does not fit into the shared buffer of kpu-tiny: it needs 512 bytes and 0"),
-    ],
-)
-def test_what_no_buffer_can_hold(sets, old, new, message):
-    with pytest.raises(UserError) as caught:
-        chain(sets, CHAIN.replace(old, new) if old else CHAIN)
-    assert message in str(caught.value)
-
-
-# --- machine files --------------------------------------------------------------------------------------------------
-
-
-def test_a_file_without_the_table_stays_as_it_is_and_one_with_it_comes_back():
-    tiny = load_machine("kpu-tiny")
-    assert "[shared]" not in machine_toml(tiny)
-    for sets in (CACHE, BUFFER, ["shared.capacity=1MiB"]):
-        machine = load_machine("kpu-tiny", sets)
-        assert parse_machine(machine_toml(machine)) == machine
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("shared.capacity=0B", "capacity: a cache needs it"),
-        ("shared.bandwidth=0B/cycle", "bandwidth: a cache needs it"),
-        ("shared.bandwidth=-1B/cycle", "must be more than 0"),
-        ("shared.block=2KiB", "allowed: 4 KiB to 64 KiB"),
-        ("shared.block=128KiB", "allowed: 4 KiB to 64 KiB"),
-        ("shared.line=100B", "is not a multiple of hbm.access (8 B)"),
-        ("shared.line=1536B", "shared.block (4096 B) is not a multiple of shared.line (1536 B)"),
-        ("shared.capacity=10KiB", "allowed: multiples of shared.block * ways = 8192 B"),
-        ("shared.ways=0", "too small"),
-        ("shared.kind=cahce", "did you mean 'cache'?"),
-        ("shared.size=1KiB", "unknown key"),
-    ],
-)
-def test_impossible_levels(change, message):
-    with pytest.raises(UserError) as caught:
-        load_machine("kpu-tiny", [*CACHE, change])
-    assert message in str(caught.value)

@@ -79,7 +79,7 @@ class Residency(Protocol):
 
 
 class _Cache:
-    """What both models have: blocks by number in regions, and victims."""
+    """What both models have: blocks with lines by number, and victims."""
 
     def __init__(self, sets: int, block_lines: int):
         self._lines = block_lines
@@ -93,7 +93,7 @@ class _Cache:
         if found is None:
             run, place = divmod(number, self._regions)
             region = (place + _scattered(run, self._regions)) % self._regions
-            found = self._blocks[number] = Block(number, region, _scattered(number, self._lines))
+            found = Block(number, region, _scattered(number, self._lines))
         return found
 
     def victims(self) -> list[tuple[int, Lines]]:
@@ -133,6 +133,7 @@ class Blocks(_Cache):
         turned, there = self._turned(lines, block.turn), block.valid
         touched = turned if fill == lines else turned & (there | self._turned(fill, block.turn))
         if touched:
+            self._blocks[block.number] = block
             region, old = self._sets[block.region], touched & there
             self._renew(block, region, touched, old)
             block.valid |= touched
@@ -215,6 +216,7 @@ class SingleLines(_Cache):
                 if len(ways) == self._ways:
                     self._throw_out(ways)
             ways[block, turned] = None
+            self._blocks[block.number] = block
             if dirty & line:
                 block.dirty |= turned
         return absent
