@@ -262,10 +262,7 @@ class Hbm:
     )
     dram: Literal["none", DramName] = field(
         default="none",
-        metadata=_about(
-            "The DRAM that gives what the file does not say itself: channels, banks, bank groups, capacity, bandwidth, "
-            "row, access and timings. `kpusim hbm --list` describes them. Set with --set, it goes before the file."
-        ),
+        metadata=_about("DRAM (`kpusim hbm --list`) that gives what the file does not say; with --set, before the file."),
     )
 
     @property
