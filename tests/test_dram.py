@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kpusim.dram import serve
 from kpusim.dram.measure import measure
-from kpusim.dram.requests import Requests, decode
+from kpusim.dram.requests import MAPPERS, Requests, decode
 from kpusim.machine.dram import DramTiming
 from kpusim.machine.drams import load_dram
 
@@ -166,3 +166,63 @@ def test_arrivals_are_served_by_the_rules(trace, data):
     assert (found.row_hits, found.row_misses, found.row_conflicts) == tuple(
         expected[key] for key in ("row_hits", "row_misses", "row_conflicts")
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mapper", MAPPERS)
+@pytest.mark.parametrize("pattern", ["stream", "random"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_mixes_as_users_ask_for_them(name, pattern, mapper):
+    """Longer traces of the command's patterns, through several refreshes: every third request writes."""
+    dram, count, queue = load_dram(name), 2000, 32
+    asked = addresses(pattern)[:count]
+    writes = [i % 3 == 2 for i in range(count)]
+    banks, rows = decode(dram.organisation, mapper, asked)
+    channel, _ = reference(dram, queue, [])
+    requests = [
+        Request(i, place_of(dram, bank), row, write, address)
+        for i, (bank, row, write, address) in enumerate(zip(banks, rows, writes, asked, strict=True))
+    ]
+    as_fast_as_taken(channel, requests)
+    expected = figures(channel, requests)
+    found = measure(dram, queue, Requests(banks, rows, writes, asked))
+    assert found.read_ticks == expected.pop("latency")
+    assert {key: getattr(found, key) for key in expected} == expected
+
+
+def place_of(dram, flat_bank):
+    """(pseudo-channel, stack id, bank group, bank) of a bank's number."""
+    o = dram.organisation
+    place = []
+    for count in (o.banks, o.bank_groups, o.stack_ids):
+        flat_bank, each = divmod(flat_bank, count)
+        place.insert(0, each)
+    return (flat_bank, *place)
+
+
+def test_addresses_are_mapped_bit_by_bit():
+    """Against the bits of the rules: fields from the least significant, widths by the organisation."""
+    mapping = PARAMS["mapping"]
+    for name, theirs in GIVEN.items():
+        dram, counts = load_dram(name), PARAMS[theirs]["organisation"]
+        widths = {key: counts[plural].bit_length() - 1 for key, plural in FIELDS.items()}
+        widths |= {"column": 5, "column_low2": 2, "column_rest": 3}
+        asked = [*addresses("random")[:500], 0, dram.organisation.capacity_bytes - 32]
+        for mapper in MAPPERS:
+            banks, rows = decode(dram.organisation, mapper, asked)
+            for address, bank, row in zip(asked, banks, rows, strict=True):
+                rest, fields = address >> mapping["offset_bits"], {}
+                for field in mapping[mapper]:
+                    fields[field] = rest & ((1 << widths[field]) - 1)
+                    rest >>= widths[field]
+                if mapper == "MOP4CLXOR":
+                    column = fields["column_low2"] | fields["column_rest"] << 2
+                    for field in mapping["MOP4CLXOR_xor_order"]:
+                        fields[field] ^= column & ((1 << widths[field]) - 1)
+                        column >>= widths[field]
+                place = tuple(fields[key] for key in ("pseudochannel", "stack_id", "bankgroup", "bank"))
+                assert (place_of(dram, bank), row) == (place, fields["row"])
+
+
+FIELDS = {"pseudochannel": "pseudochannels", "stack_id": "stack_ids", "bankgroup": "bankgroups", "bank": "banks",
+          "row": "rows"}  # fmt: skip
