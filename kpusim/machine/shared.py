@@ -17,9 +17,9 @@ class Shared:
     kind: Literal["none", "buffer", "cache"] = field(
         default="none",
         metadata={
-            "about": '"buffer": holds the tensors that a workload file places there with memory = "shared", which never '
-            'touch HBM; "cache": holds what was used last of HBM; "none", and where a file has no such table: there is '
-            "no shared level."
+            "about": '"buffer": holds the tensors that a workload file places there with memory = "shared", which '
+            'never touch HBM; "cache": holds what was used last of HBM; "none", and where a file has no such table: '
+            "there is no shared level."
         },
     )
     capacity_bytes: Size = field(default=0, metadata={"about": "Capacity of all of it; needed for a buffer or cache."})
