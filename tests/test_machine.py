@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kpusim.errors import UserError
 from kpusim.machine import changed_toml, draw, load_machine, machine_file, machine_names, machine_toml, parse_machine
+from kpusim.machine.places import channel_position
 from kpusim.machine.quantities import BANDWIDTH, CLOCK, COUNT, CYCLES, PER_CYCLE, SIZE, TIME, parse, text
 from kpusim.structured import BadValue
 
@@ -221,7 +222,7 @@ def test_engines_have_positions(placement, positions):
 def test_stacks_take_turns_at_the_edges_and_their_channels_spread_over_the_rows(rows, stacks, channels, positions):
     sets = [f"tiles.rows={rows}", "tiles.columns=3", f"hbm.stacks={stacks}", f"hbm.channels={channels}"]
     machine = load_machine("kpu-tiny", sets)
-    assert [machine.channel_position(c) for c in range(machine.hbm.channel_count)] == positions
+    assert [channel_position(machine, c) for c in range(machine.hbm.channel_count)] == positions
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from kpusim.engines.noc import Network, Route
 from kpusim.engines.shared import Memory
 from kpusim.engines.transfer import Chunk
 from kpusim.machine import Machine
+from kpusim.machine.places import channel_position
 
 __all__ = ["Edges"]
 
@@ -31,7 +32,7 @@ class Edges:
     def __init__(self, machine: Machine, kernel: Kernel, network: Network, memory: Memory, pattern: Sequence[int]):
         self._kernel, self._network, self._memory = kernel, network, memory
         self._access = machine.hbm.access_bytes
-        places = [machine.channel_position(channel) for channel in range(machine.hbm.channel_count)]
+        places = [channel_position(machine, channel) for channel in range(machine.hbm.channel_count)]
         self._places = sorted(set(places))
         self._place_of = np.array([self._places.index(places[channel]) for channel in pattern])
 

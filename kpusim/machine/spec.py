@@ -10,6 +10,7 @@ from attrs import Factory, field, frozen
 
 from kpusim.machine.check import check
 from kpusim.machine.dram import DramName
+from kpusim.machine.places import engine_count, engine_position
 from kpusim.machine.quantities import (
     Bandwidth,
     Clock,
@@ -336,28 +337,11 @@ class Machine:
     @property
     def dma_engines(self) -> int:
         """Number of DMA engines."""
-        rows, columns = self.tiles.rows, self.tiles.columns
-        counts = {"row-ends": 2 * rows, "west": rows, "column-ends": 2 * columns, "corners": 4, "tile": rows * columns}
-        return counts[self.dma.placement]
+        return engine_count(self)
 
     def dma_position(self, engine: int) -> tuple[int, int]:
         """Row and column of the tile where a DMA engine attaches to the network."""
-        south, east = self.tiles.rows - 1, self.tiles.columns - 1
-        pair, second = divmod(engine, 2)
-        return {
-            "row-ends": (pair, second * east),
-            "west": (engine, 0),
-            "column-ends": (second * south, pair),
-            "corners": (pair * south, second * east),
-            "tile": divmod(engine, self.tiles.columns),
-        }[self.dma.placement]
-
-    def channel_position(self, channel: int) -> tuple[int, int]:
-        """Row and column of the tile where a channel attaches to the network, if `hbm.attach` is "edges"."""
-        stack, number = divmod(channel, self.hbm.channels)
-        beside = (self.hbm.stacks + 1 - stack % 2) // 2  # stacks at the same edge
-        row = (2 * (stack // 2 * self.hbm.channels + number) + 1) * self.tiles.rows // (2 * beside * self.hbm.channels)
-        return row, (self.tiles.columns - 1) * (stack % 2)
+        return engine_position(self, engine)
 
     @property
     def alignment_bytes(self) -> int:
