@@ -34,7 +34,7 @@ class Edges:
         self._access = machine.hbm.access_bytes
         places = [channel_position(machine, channel) for channel in range(machine.hbm.channel_count)]
         self._places = sorted(set(places))
-        self._place_of = np.array([self._places.index(places[channel]) for channel in pattern])
+        self._place_of = np.array([self._places.index(place) for place in places])[np.array(pattern)]  # by block
 
     def read(self, engine: int, unit: int, chunk: Chunk, base: int, now: int, then: Then) -> None:
         """Asks for a chunk at cycle `now`; `then`: the engine has all of it."""
