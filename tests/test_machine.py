@@ -318,6 +318,51 @@ def test_small_machines_are_drawn_whole():
     assert "128 GFLOP/s" in drawing
 
 
+@pytest.mark.parametrize(
+    ("topology", "grid", "told"),
+    [
+        (
+            "mesh",
+            ["dma 0 == [tile 0]--[tile 1]--[tile 2] == dma 1", "            |         |         |"],
+            "mesh, 8 B/cycle (8 GB/s) a link; 4 hops at most between tiles; 24 B/cycle (24 GB/s) between its halves",
+        ),
+        (
+            "torus",
+            ["             ~         ~         ~", "dma 0 == ~[tile 0]--[tile 1]--[tile 2]~ == dma 1"],
+            "torus (~: a link to the other end), 8 B/cycle (8 GB/s) a link; 2 hops at most between tiles; "
+            "48 B/cycle (48 GB/s) between its halves",
+        ),
+        (
+            "ring",
+            ["                                |", "dma 2 == [tile 3]--[tile 4]--[tile 5] == dma 3", "            |"],
+            "ring (tile 8 is linked to tile 0), 8 B/cycle (8 GB/s) a link; 4 hops at most between tiles; "
+            "16 B/cycle (16 GB/s) between its halves",
+        ),
+        (
+            "crossbar",
+            ["dma 0 == [tile 0]  [tile 1]  [tile 2] == dma 1", ""],
+            "crossbar, 8 B/cycle (8 GB/s) a link; 1 hop at most between tiles; 32 B/cycle (32 GB/s) between its halves",
+        ),
+    ],
+)
+def test_networks_are_drawn_and_told(topology, grid, told):
+    drawing = draw(load_machine("kpu-tiny", [f"noc.topology={topology}", "tiles.rows=3", "tiles.columns=3"]))
+    assert "\n" + "\n".join(grid) + "\n" in drawing
+    assert told in drawing.replace("\n          ", "; ")
+
+
+def test_engines_and_memory_are_drawn_where_they_attach():
+    sets = ["tiles.rows=3", "dma.placement=column-ends", "hbm.attach=edges", "hbm.stacks=2"]
+    lines = draw(load_machine("kpu-tiny", sets)).splitlines()
+    assert "HBM 2 x 2 channels at the west and east edges" in lines[2]
+    assert lines[3].split() == ["dma", "0", "dma", "2"]
+    assert lines[9].split() == ["dma", "1", "dma", "3"]
+    corners = draw(load_machine("kpu-tiny", ["tiles.rows=3", "dma.placement=corners"])).splitlines()
+    assert [line.strip() for line in corners[3:8:2]] == [
+        "dma 0 == [tile 0]--[tile 1] == dma 1", "[tile 2]--[tile 3]", "dma 2 == [tile 4]--[tile 5] == dma 3"
+    ]  # fmt: skip
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(PLACEMENTS), st.sampled_from(TOPOLOGIES))
 def test_any_grid_is_drawn_in_a_few_lines(rows, columns, placement, topology):
     sets = [f"tiles.rows={rows}", f"tiles.columns={columns}", f"dma.placement={placement}"]
