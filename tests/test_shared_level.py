@@ -25,11 +25,11 @@ BUFFER = ["shared.kind=buffer", "shared.capacity=16KiB", "shared.bandwidth=50B/c
 
 
 class Below:
-    """A memory that takes HBM cycles for everything, and keeps what it is asked for."""
+    """A memory that takes HBM cycles for everything, and keeps what it is asked for: in all, and each block of it."""
 
     def __init__(self, machine):
         self.interleave, self.access_bytes = machine.hbm.interleave_bytes, machine.hbm.access_bytes
-        self.asked = []
+        self.asked, self.blocks = [], []
 
     def access(self, chunk, base, now, write):
         at = sorted(
@@ -40,6 +40,7 @@ class Below:
         size = sum(count * bursts for _, count, _, bursts in chunk.runs) * self.access_bytes
         assert size == chunk.size
         self.asked.append((now, "write" if write else "read", at[0], size))
+        self.blocks += at
         return now + HBM
 
 
@@ -149,15 +150,31 @@ def test_through_writes_reach_hbm_at_once_and_bring_in_whole_lines_only():
     assert found.counters["shared.writeback_bytes"] == 0
 
 
-def test_strided_misses_are_one_request_of_whole_lines():
-    _, below, _ = level()
-    machine = load_machine("kpu-tiny", CACHE)
-    cache = Cache(machine, below)
-    stretches = ((32, 5, 1024, 64),)
+def asked_for(stretches, write=False):
+    """What the memory below is asked for by one request."""
+    cache, below, _ = level()
     chunk = chunk_of(stretches, 64, 8)
-    chunk.stretches = stretches
-    cache.access(chunk, 0, 0, write=False)
+    chunk.stretches = tuple(stretches)
+    cache.access(chunk, 0, 0, write)
+    return below
+
+
+def test_absent_lines_of_a_request_are_one_request_of_whole_lines():
+    below = asked_for([(32, 5, 1024, 64)])
     assert below.asked == [(LATENCY, "read", 0, 5 * LINE)]
+    assert below.blocks == [at + half for at in range(0, 5 * 1024, 1024) for half in (0, 64)]
+
+
+@pytest.mark.parametrize("starts", [(0, 512, 768, 1024, 1280, 2048), (0, 4096, 8192, 9000), (300, 200, 5000)])
+def test_lines_that_lie_apart_are_asked_for_where_they_are(starts):
+    below = asked_for([(start, 1, 1, 8) for start in starts])
+    assert sorted(below.blocks) == sorted(start // LINE * LINE + half for start in starts for half in (0, 64))
+
+
+def test_lines_that_two_stretches_cover_together_are_not_fetched():
+    assert asked_for([(0, 4, 64, 64)], write=True).asked == []
+    assert asked_for([(0, 1, 1, 96), (96, 1, 1, 160)], write=True).asked == []
+    assert asked_for([(0, 1, 1, 64), (256, 1, 1, 64)], write=True).asked == [(LATENCY, "read", 0, 2 * LINE)]
 
 
 # --- times of a buffer ----------------------------------------------------------------------------------------------

@@ -67,6 +67,18 @@ def test_the_roof_knows_what_the_buffer_holds():
     assert one.distance >= 1
     assert two.distance >= 1
     assert two.bound.by == "shared level"
+    (run,) = run_plans((chain(["hbm.bandwidth=1B/cycle"]),))
+    one, two = rows_of(run)
+    assert (one.roof, one.roof_cycles) == ("HBM bandwidth", 512)
+    assert two.roof == "matrix compute"
+
+
+def test_identical_operators_on_other_places_of_the_buffer_are_simulated_once():
+    second = CHAIN.replace('b = "x", out = "y"', 'b = "w", out = "y"')
+    (run,) = run_plans((chain((), second),))
+    one, two = run.ops
+    assert one.step.ports["out"].address % 1024 != two.step.ports["out"].address % 1024
+    assert one.executed is two.executed
 
 
 def test_results_are_the_same_in_and_behind_a_shared_level():
