@@ -63,21 +63,15 @@ class Buffer:
                 insort(self.hits, waiting[place])
                 break
 
-    def take_opener(self, request: int) -> None:
-        """Gives out a request of `openers`; its bank is opened next."""
-        bank = self._bank[request]
-        self._waiting[bank].pop(0)
-        self.openers[self._pseudochannel[bank]].remove(request)
-        self.size -= 1
-        if self._waiting[bank]:
-            insort(self.openers[self._pseudochannel[bank]], self._waiting[bank][0])
-
-    def open(self, bank: int, open_row: int) -> None:
-        """A closed bank has been activated, and is held."""
+    def open(self, bank: int, open_row: int, serve: bool) -> None:
+        """A closed bank has been activated, and is held; `serve`: for its opener here, which leaves."""
         waiting, row = self._waiting[bank], self._row
         if not waiting:
             return
         self.openers[self._pseudochannel[bank]].remove(waiting[0])
+        if serve:
+            del waiting[0]
+            self.size -= 1
         for request in waiting:
             if row[request] != open_row:
                 self._conflict[bank] = request

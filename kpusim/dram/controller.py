@@ -108,8 +108,14 @@ class Controller:
         """The tick to look at after this one and the offers behind it, if there is no other offer."""
         if self._resized and self._turns():
             return tick + 1
-        wake = min(self._column_wake, self._opener_wake, self._conflict_wake, self._next_refresh)
-        return wake if wake > tick else tick + 1
+        wake, following = self._next_refresh, tick + 1
+        if self._column_wake < wake:
+            wake = self._column_wake
+        if self._opener_wake < wake:
+            wake = self._opener_wake
+        if self._conflict_wake < wake:
+            wake = self._conflict_wake
+        return wake if wake > following else following
 
     def _wake(self, request: int) -> None:
         """Looks again as soon as a request that came in may be allowed what it needs."""
@@ -251,7 +257,8 @@ class Controller:
         if self._odd and not tick & 1:
             self._opener_wake = tick + 1
             return NONE
-        for requests, limit in zip(openers, timing.activate, strict=True):
+        for pseudochannel, requests in enumerate(openers):
+            limit = timing.activate[pseudochannel]
             if limit > tick:
                 if requests and limit < wake:
                     wake = limit
@@ -274,7 +281,8 @@ class Controller:
     def _first_conflict(self, conflicts: list[list[int]], tick: int) -> int:
         """The first request whose PRE is allowed, or NONE; then wakes when there may be one."""
         ready_at, banks, found, wake = self._timing.bank_precharge, self._banks, NONE, NEVER
-        for requests, limit in zip(conflicts, self._timing.precharge, strict=True):
+        for pseudochannel, requests in enumerate(conflicts):
+            limit = self._timing.precharge[pseudochannel]
             if limit > tick:
                 if requests and limit < wake:
                     wake = limit
@@ -294,11 +302,11 @@ class Controller:
         bank, row = self._banks[request], self._rows[request]
         self._timing.on_activate(tick, bank)
         self._leave(request)
-        self._buffers[self._draining].take_opener(request)
         self._open_row[bank] = row
         self._held[bank] = True
-        for buffer in self._buffers:
-            buffer.open(bank, row)
+        reads, writes = self._buffers
+        reads.open(bank, row, not self._draining)
+        writes.open(bank, row, self._draining)
         ready = self._timing.bank_column[self._writes[request]][bank]
         self._age[request] = self.accepted[request], tick
         heappush(self._opening, (ready, request))

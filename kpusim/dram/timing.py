@@ -74,7 +74,8 @@ class Timing:
         _raise(self.bank_column[1], bank, tick + gaps.act_wr)
         self.bank_activate[bank] = tick + gaps.act_act_bank
         self.group_activate[self.group[bank]] = tick + gaps.act_act_bg
-        self.activate[pseudochannel] = max(tick + gaps.act_act, last[0] + gaps.act_faw)
+        fifth = last[0] + gaps.act_faw
+        self.activate[pseudochannel] = fifth if fifth > tick + gaps.act_act else tick + gaps.act_act
         _raise(self.bank_precharge, bank, tick + gaps.act_pre)
 
     def on_precharge(self, tick: int, bank: int) -> None:
