@@ -75,7 +75,7 @@ class Network:
         Returns the cycles at which it starts, at which its source is free, and at which it is whole at each end.
         """
         free, gaps, ready, body = self._free, self._gaps, now * self.ticks, size * route.byte_ticks
-        late = ready + body
+        late = ready + body  # chosen: heads that come sooner, as by hops alone, leave too little idle to keep
         heads = [ready]
         for link, before, hop, byte_ticks in route.links:
             head = heads[before] + hop
