@@ -218,10 +218,8 @@ class Dram:
 
     @cached_property
     def gaps(self) -> Gaps:
-        """The gaps that the controller keeps.
-
-        JEDEC counts from where a command ends, so from first tick to first tick a timing grows by the length of the
-        first command, and shrinks by that of the second. Bus rules are the length itself.
+        """JEDEC counts from where a command ends: from first tick to first tick a timing grows by the first command's
+        length and shrinks by the second's. Bus rules are the length itself.
         """
         t, scale = self.timing, self.ticks_per_ck
         act, column, row = ACTIVATE_TICKS[self.protocol], COLUMN_TICKS[self.protocol], ROW_COMMAND_TICKS
