@@ -63,9 +63,9 @@ SPAN = 1 << 30
 def command(as_list: bool, as_json: bool, **options: Any) -> None:
     """Run one channel of a DRAM at full load, burst by burst: the reference that the simulator's own model is held to.
 
-    Requests come in order, as fast as the controller's buffers take them, until the last is accepted: of a short run much
-    is still in the buffers then. Reads and writes go first-ready, first-come; rows stay open; all banks are refreshed
-    at once.
+    Requests come in order, as fast as the controller's buffers take them, until the last is accepted: of a short run
+    much is still in the buffers then. Reads and writes go first-ready, first-come; rows stay open; all banks are
+    refreshed at once.
 
     \b
     Patterns:
