@@ -67,7 +67,7 @@ def test_every_key_of_a_machine_file_is_known_and_told(name, explain):
 
 def test_choices_are_what_a_machine_takes(tmp_path):
     path = tmp_path / "m.toml"
-    path.write_text(machine_file("kpu-tiny").text + '\n[shared]\ncapacity = "32 KiB"\nbandwidth = "16 B/cycle"\n')
+    path.write_text(machine_file("kpu-tiny").text + '\n[shared]\ncapacity = "1 MiB"\nbandwidth = "16 B/cycle"\n')
     for key in machine_keys().values():
         for choice in key.choices:
             load_machine(path, [f"{key.name}={choice}"])
