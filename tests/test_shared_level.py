@@ -130,7 +130,7 @@ def test_what_is_written_in_part_is_fetched_and_nobody_waits_for_it():
 
 
 def test_dirty_lines_are_written_back_when_others_take_their_place():
-    """2 ways of 16 lines each in 4 regions... so a third block of every region throws the first out."""
+    """8 KiB of 2 ways hold two blocks of 4 KiB: a third throws the first out."""
     found, below, ask = level(["shared.capacity=8KiB"])
     ask(0, 4096, now=0, write=True)
     ask(4096, 4096, now=1000)
