@@ -23,6 +23,7 @@ FLOORS = {
     "dram": 2.1,
     "engines": 3,
     "operators": 3,
+    "streams": 3.1,
     "plan": 4,
     "function": 4,
     "simulate": 4.1,
@@ -38,7 +39,7 @@ FLOORS = {
 # Library -> the rooms that may import it.
 LIBRARIES = {
     "simpy": {"engines", "simulate", "bench"}, "h5py": {"trace"}, "click": {"cli"}, "rich": {"cli", "report"},
-    "tomlkit": {"golden"}, "pytest": {"pytest_plugin"},
+    "tomlkit": {"golden"}, "pytest": {"pytest_plugin"}, "matplotlib": {"report"},
 }  # fmt: skip
 LINES = 400
 

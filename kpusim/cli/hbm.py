@@ -1,4 +1,4 @@
-"""`kpusim hbm`: one channel of memory, burst by burst, under a stream of requests."""
+"""`kpusim hbm`: one channel of memory, burst by burst, under a stream of requests; or a sweep of all of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from kpusim.cli.complete import address_mappers, address_patterns, dram_files, machine_files
+from kpusim.cli.complete import address_mappers, address_patterns, dram_files, files, machine_files
 from kpusim.cli.options import json_option, set_option, size_bytes
 
 if TYPE_CHECKING:
@@ -19,9 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 DRAM = "hbm3-6400"
+STRIDE = "4 KiB"
 QUEUE = 64  # as the default of machines' hbm.queue
 REQUESTS = 100_000
 SPAN = 1 << 30
+ONE_CHANNEL = {
+    "as_list": "--list", "dram": "--dram", "pattern": "--pattern", "mapper": "--mapper", "queue": "--queue",
+    "requests": "--requests",
+}  # fmt: skip
+INSTEAD = {
+    "dram": "; for another memory of the machine: --set hbm.dram=NAME",
+    "queue": "; for another queue of the machine: --set hbm.queue=N",
+}
 
 
 @click.command(short_help="Measure one channel of memory, burst by burst.")
@@ -56,11 +66,20 @@ SPAN = 1 << 30
     "--requests", type=click.IntRange(1, 10_000_000), metavar="N",
     help=f"Requests of one burst each.  [default: {REQUESTS}, or all of the file]",
 )  # fmt: skip
-@click.option("--span", metavar="SIZE", help="Bytes of addresses.  [default: 1 GiB, or all of the channel]")
-@click.option("--stride", default="4 KiB", show_default=True, metavar="SIZE", help="Bytes between strided addresses.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of random addresses.")
+@click.option("--span", metavar="SIZE", help="Bytes of addresses.  [default: 1 GiB, or all there is]")
+@click.option(
+    "--stride", metavar="SIZE", help=f"Bytes between strided addresses.  [default: {STRIDE}; of a sweep 8 KiB]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is random.")
+@click.option("--sweep", is_flag=True, help="Instead: all of a machine's memory, as the simulator models it.")
+@click.option("--reference", is_flag=True, help="Sweep the reference, too: minutes on a large machine.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", shell_complete=files(".svg", ".png", ".pdf"),
+    help="Draw the sweep: .svg, .png or .pdf.",
+)  # fmt: skip
 @json_option
-def command(as_list: bool, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, as_list: bool, as_json: bool, **options: Any) -> None:
     """Run one channel of a DRAM at full load, burst by burst: the reference that the simulator's own model is held to.
 
     Requests come in order, as fast as the controller's buffers take them, until the last is accepted: of a short run
@@ -80,12 +99,28 @@ def command(as_list: bool, as_json: bool, **options: Any) -> None:
     row_hits, row_misses, row_conflicts (requests by their first command). With --list: a list of {name, description,
     peak_gb_per_s, capacity_bytes}, of a channel.
 
+    With --sweep all channels of a machine (kpu-datacenter, or --machine) are asked for streams: the latency of reads
+    of 4 KiB, at parts of the bandwidth that the stream reaches, and that bandwidth for accesses of 64 B to 16 KiB. A
+    stream is sequential, strided (pieces of 256 B for the latency), random, or sequential and random by turns.
+
+    \b
+    JSON of --sweep: machine, peak_gb_per_s, attainable_gb_per_s (the peak less refresh), latency: [{pattern, load,
+    gb_per_s, latency_ns, reference_ns}], bandwidth: [{pattern, access_bytes, gb_per_s, reference_gb_per_s}]; null for
+    a reference that was not asked for.
+
     \b
     Examples:
       kpusim hbm --dram hbm3e-9200 --pattern random
       kpusim hbm --dram hbm2-2000 --mapper MOP4CLXOR --queue 128 --writes 1/3 --json
       kpusim hbm -m kpu-edge --set hbm.queue=16 --pattern strided --stride "2 KiB"
+      kpusim hbm --sweep -m kpu-edge --reference -o edge.svg
     """
+    if options["sweep"]:
+        _sweep(ctx, options, as_json)
+        return
+    for name, option in ("reference", "--reference"), ("output", "--output"):
+        if options[name]:
+            raise click.UsageError(f"{option} belongs to --sweep.")
     if as_list:
         _list(as_json)
         return
@@ -114,6 +149,15 @@ def command(as_list: bool, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(data, indent=2))
     else:
         _print(data, dram)
+
+
+def _sweep(ctx: click.Context, options: dict[str, Any], as_json: bool) -> None:
+    from kpusim.cli.hbm_sweep import run
+
+    for name, option in ONE_CHANNEL.items():
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} belongs to one channel, without --sweep{INSTEAD.get(name, '')}.")
+    run(options, _part(options["writes"]), as_json)
 
 
 def _print(data: dict[str, Any], dram: Dram) -> None:
@@ -155,7 +199,7 @@ def _requests(dram: Dram, options: dict[str, Any]) -> Requests:
 
     organisation, pattern, count = dram.organisation, options["pattern"], options["requests"]
     part, writes = _part(options["writes"]), None
-    stride = size_bytes(options["stride"], "--stride")
+    stride = size_bytes(options["stride"] or STRIDE, "--stride")
     capacity = organisation.capacity_bytes
     span = min(SPAN, capacity) if options["span"] is None else size_bytes(options["span"], "--span")
     if pattern in PATTERNS:
