@@ -17,7 +17,7 @@ from kpusim.streams.requests import PATTERNS, Request, Stream
 
 __all__ = ["STEPS", "STRIDE", "Bandwidth", "Latency", "Sweep", "sweep"]
 
-LOADS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of what the pattern reaches
+LOADS = (0.05, 0.2, 0.5, 0.65, 0.8, 0.9, 0.95)  # of what the pattern reaches
 REFERENCE_LOADS = (0.2, 0.5, 0.8)  # chosen: the reference takes a hundred times as long
 SIZES = (64, 256, 1024, 4096, 16384)  # bytes of an access
 ASKED = 4096  # bytes of a request whose latency is measured; chosen: eight channels' blocks
