@@ -23,6 +23,8 @@ __all__ = ["bandwidth", "default_level", "mean_read_latency", "reference_level"]
 Answers = Sequence[float]
 """The core cycle at which each request is back, or accepted for writing; infinite where nobody asked for it."""
 
+BUSY = 0.85  # chosen: when so many answers have come, no channel of a random stream has done its part
+
 
 def default_level(machine: Machine, requests: Sequence[Request]) -> Answers:
     """Answers of the simulation's own level."""
@@ -30,8 +32,8 @@ def default_level(machine: Machine, requests: Sequence[Request]) -> Answers:
     return [hbm.access(each.chunk, each.base, each.cycle, each.write) for each in requests]
 
 
-def reference_level(machine: Machine, requests: Sequence[Request], busiest: int | None = None) -> Answers:
-    """Answers of the reference; with `busiest` only of that many channels with the most bursts, and what is there.
+def reference_level(machine: Machine, requests: Sequence[Request], channels: int | None = None) -> Answers:
+    """Answers of the reference; with `channels` of what is in that many, those in the middle by number of bursts.
 
     Raises UserError for a machine that can only refresh.
     """
@@ -43,11 +45,16 @@ def reference_level(machine: Machine, requests: Sequence[Request], busiest: int 
         for channel, group, bank, row in _bursts(request.chunk, request.base, machine):
             asked[channel].append((number, (arrival, 0, 0, group, bank, row, request.write)))
     answers = [-inf] * len(requests)
-    for channel in sorted(asked, key=lambda channel: (-len(asked[channel]), channel))[:busiest]:
+    for channel in _middle(sorted(asked, key=lambda channel: (len(asked[channel]), channel)), channels):
         served = serve(dram, hbm.queue, [burst for _, burst in asked[channel]])
         for (number, _), departed in zip(asked[channel], served.departed, strict=True):
             answers[number] = max(answers[number], float(departed * tick) + hbm.controller_cycles)
     return [inf if answer == -inf else answer for answer in answers]
+
+
+def _middle(channels: list[int], number: int | None) -> list[int]:
+    out = max(len(channels) - number, 0) // 2 if number else 0
+    return channels[out : out + number] if number else channels
 
 
 def _bursts(chunk: Chunk, base: int, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
@@ -70,14 +77,14 @@ def mean_read_latency(requests: Sequence[Request], answers: Answers) -> float:
 
 
 def bandwidth(machine: Machine, requests: Sequence[Request], answers: Answers) -> float:
-    """Bytes/cycle that are answered, from the first answer on, during whole intervals of refresh where there are some.
+    """Bytes/cycle that are answered from the first answer on, while all channels are still at work.
 
-    Counts what is asked for, not all of the accesses that have it. For requests of one size, and answers of which not
-    all come at once.
+    Those are whole intervals of refresh, where there are some. Counts what is asked for, not all of the accesses that
+    have it. For requests of one size, and answers of which not all come at once.
     """
     hbm = machine.hbm
     times = sorted(answer for answer in answers if answer < inf)
-    window = times[-1] - times[0]
+    window = times[int(BUSY * (len(times) - 1))] - times[0]
     if hbm.refresh_cycles and window >= hbm.refresh_interval_cycles:
         window -= window % hbm.refresh_interval_cycles
     within = sum(1 for time in times[1:] if time <= times[0] + window)

@@ -28,7 +28,7 @@ SPAN = 1 << 30
 LEAST, MOST = 300, 20_000  # requests of a point; chosen: means within some percent, and seconds
 FLOOD = 2  # times the peak are asked for to see what is reached
 MARGIN = 1.3  # of an interval of refresh, so that one is whole
-BUSIEST = 4  # channels that the reference is asked for where bandwidth is measured
+TYPICAL = 4  # channels that the reference is asked for where bandwidth is measured
 FASTEST = 1 << 20  # bytes a cycle: answers come at whole cycles
 SLOWEST = 1 << 62  # ticks: 64 bits must last
 STEPS = len(PATTERNS) * (1 + len(LOADS) + len(SIZES))
@@ -121,7 +121,7 @@ class _Bench:
         reached, requests = self.flooded(stream)
         reference = None
         if self.reference:
-            answers = reference_level(self.machine, requests, BUSIEST)
+            answers = reference_level(self.machine, requests, TYPICAL)
             reference = self.gb_per_s(bandwidth(self.machine, requests, answers))
         return Bandwidth(stream.pattern, stream.access_bytes, self.gb_per_s(reached), reference)
 
