@@ -117,7 +117,7 @@ def test_sorted_lists_cost_fewer_descriptors_and_open_fewer_rows():
         assert ends[name] == 2 + 16 * descriptors(order, 64, 4096)
         assert counters["hbm.read_bytes"] == 512 * 64
     assert misses["sorted"] == len({(row * 64 // 512, row % 2) for row in rows})
-    assert misses["shuffled"] > 1.8 * misses["sorted"]
+    assert misses["shuffled"] > 1.4 * misses["sorted"]  # rows of one chunk are opened once
     assert descriptors(rows, 64, 4096) > 505 > 300 > descriptors(sorted(rows), 64, 4096)
     assert cycles["shuffled"] > 1.5 * cycles["sorted"]
 

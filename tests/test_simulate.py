@@ -2,7 +2,8 @@
 
 kpu-tiny: 4x4 arrays whose folds do not overlap; DMA engines of 8 B/cycle that set up in 2 cycles, two at the ends of
 each row of tiles; NoC links of 8 B/cycle, 1 cycle a hop; SRAM ports of 16 B/cycle for DMA, latency 1; HBM of 2 channels
-of 8 B/cycle that interleave by 64 B, with rows of 256 B; precharge 4 + activate 4, read 4, controller 10.
+of 8 B/cycle that interleave by 64 B, with rows of 256 B; precharge 4 + activate 4, read 5 (a burst
+is one of them), controller 10.
 """
 
 import pytest
@@ -169,7 +170,7 @@ def load(tiles="0", rows=1, columns=32, extra=""):
     return f"load a[0][{rows}, {columns}] @ {tiles}, X_box(0 +: {rows}, 0 +: {columns}) {extra}"
 
 
-# Set-up 2. A row miss: 4 + 4 to open the row, 8 bursts of 8 B, then 4 + 10: 30 after the request. SRAM: 1.
+# Set-up 2. A row miss: 4 + 4 to open the row, 8 bursts of 8 B, then 5 - 1 + 10: 30 after the request. SRAM: 1.
 BACK, SRAM = 2 + 30, 1
 
 
@@ -181,30 +182,30 @@ def test_a_load_of_one_block(tile, hops):
 
 def test_a_load_from_several_blocks():
     # 64 columns are 128 B: two blocks, one a channel, at once. Two such rows: two blocks a channel, one behind the
-    # other, 2 + 16 bursts = 18, when the row of the first has just been opened and read; then 256 B over the NoC.
+    # other in the same row, 8 more bursts; then 256 B over the NoC.
     _, spans = run(section(DMA, load(columns=64)))
     assert times(spans, "dma0.q0") == [(0, 2 + 16, BACK + 16 + SRAM)]
     result, spans = run(section(DMA, load(rows=2, columns=64)))
-    assert times(spans, "dma0.q0") == [(0, 2 + 32, BACK + 32 + SRAM)]
+    assert times(spans, "dma0.q0") == [(0, 2 + 32, BACK + 8 + 32 + SRAM)]
     assert (result.counters["hbm.row_misses"], result.counters["hbm.row_hits"]) == (2, 30)
 
 
 def test_chunks_overlap_hbm_and_noc():
-    # 256 B from one channel: 32 bursts. As one chunk all of it is back before any goes on: 2 + 32 + 14 = 48, + 32 + 1.
-    # As four chunks the first is back at 32, and the NoC is then busy for 32 cycles: each of the others is there in
-    # time (32, 40 and 48 for 40, 48 and 56).
+    # 256 B from one channel: 32 bursts. As one chunk all of it is back before any goes on: 2 + 8 + 32 + 14 = 56, then
+    # 32 + 1. As four chunks the first is back at 32, and the NoC is then busy for 32 cycles: each of the others is
+    # there in time (40, 48 and 56).
     sets, text = ["hbm.channels=1", "hbm.bandwidth=8 B/cycle"], section(DMA, load(rows=2, columns=64))
-    assert times(run(text, sets)[1], "dma0.q0") == [(0, 34, 48 + 32 + SRAM)]
+    assert times(run(text, sets)[1], "dma0.q0") == [(0, 34, 56 + 32 + SRAM)]
     assert times(run(text, sets, chunk_bytes=64)[1], "dma0.q0") == [(0, 34, 32 + 32 + SRAM)]
 
 
 def test_a_store():
-    # Set-up 2, one hop, 64 B at 8 B/cycle and SRAM 1: at the HBM at 12; a miss takes 30. The source's port is faster,
-    # 16 B/cycle: it is free 4 cycles after it started.
+    # Set-up 2, one hop, 64 B at 8 B/cycle and SRAM 1: at the HBM at 12, whose controller takes 10 to accept it. The
+    # source's port is faster, 16 B/cycle: it is free 4 cycles after it started.
     text = section(DMA, "store Y_box(0 +: 1, 0 +: 32), a[0][1, 32] @ 1 signal read s[0][0]")
     text += section("vector tiles 0..1", "sync wait s[0][0]")
     result, spans = run(text)
-    assert times(spans, "dma0.q0") == [(0, 10, 12 + 30)]
+    assert times(spans, "dma0.q0") == [(0, 10, 12 + 10)]
     assert times(spans, "tile0.vector") == [(6, 6, 6)]
     assert result.counters["hbm.write_bytes"] == 64
     assert result.counters["hbm.read_bytes"] == 0

@@ -1,105 +1,169 @@
-"""HBM: channels with banks and open rows, each a reservation of its data bus made when a request arrives.
+"""HBM: channels with a bus, banks with open rows, and a rate of openings, each a reservation made as requests arrive.
 
-Addresses interleave over all channels in blocks; the `rotate` hash shifts the channel of every further stripe of
-blocks by one, so that power-of-two pitches spread. A row hit takes its bursts on the bus; a miss takes at least the gap
-between two activations of a channel, and its data comes after its row has been opened, while the bus goes on with other
-requests (the controller reorders). Refresh takes its share (tRFC / tREFI) off the bus rate. All rows are closed at the
-start of a program and at a barrier. Conflicts of two rows of one bank (tRC), turnaround and finite queues are not
-modelled.
+The default level of the model; `kpusim.dram` is its reference, burst by burst. A chunk is one request. In each of its
+channels it takes its bursts on the bus, from when its first row there is open. A row is opened at the rate that tRRD
+and tFAW allow, once the bank is done with the row before, and no earlier than the controller looks ahead: when its
+read buffer (`hbm.queue`) takes up what it opens the row for. While a bank opens, the bus serves others, as a
+controller does that takes ready requests first.
+
+Writing is done when the write buffer has taken it; every burst pays its part of the turnarounds of draining the
+buffer. A refresh stops all channels at once and closes their rows: reservations count time without refreshes. Rows are
+closed at the start of a program and at a barrier, too.
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from kpusim.engines.footprint import Footprint, Ints, footprint, locate, timing_of
 from kpusim.machine import Machine
 
 if TYPE_CHECKING:
     from kpusim.engines.transfer import Chunk
 
-__all__ = ["Hbm", "Run"]
+__all__ = ["Hbm"]
 
-Run = tuple[int, int, int, int]
-"""(block, count, step, bursts): `count` interleave blocks, `step` apart, and the bursts that are wanted of each."""
+ROWS = 1 << 40  # more than a bank has: a row has another number after each refresh
+KEPT = 1024  # chosen: footprints of one chunk; the boxes of a tensor begin at a few hundred places
+
+Bools = npt.NDArray[np.bool_]
 
 
 class Hbm:
-    """Next-free times of every channel's bus, in ticks of 1/`ticks` cycle, and the open row of every bank.
-
-    The pattern of channels and banks repeats after one row of every bank (`machine.hbm.alignment_bytes`), so a block's
-    place in it is looked up, and the number of the repetition is its row.
-    """
+    """Next-free times of every bus, bank and rate of openings, in ticks, and the open row of every bank."""
 
     def __init__(self, machine: Machine):
-        hbm = machine.hbm
-        channels, banks = hbm.channel_count, hbm.banks
-        self._access = hbm.access_bytes
-        burst = Fraction(hbm.access_bytes) / (hbm.attainable_bytes_per_cycle / channels)
-        self.ticks = burst.denominator
-        self._burst = burst.numerator
-        self._opening = (hbm.precharge_cycles + hbm.row_activate_cycles) * self.ticks
-        self._activate_gap = hbm.activate_gap_cycles * self.ticks
-        self._latency = hbm.read_cycles + hbm.controller_cycles
-        self._bus = [0] * channels
-        self._open_row = [-1] * (channels * banks)
-        stripes = hbm.row_bytes // hbm.interleave_bytes * banks
-        shift = 1 if hbm.hash == "rotate" else 0
-        places = [(stripe, index) for stripe in range(stripes) for index in range(channels)]
-        self._channel = [(index + stripe * shift) % channels for stripe, index in places]
-        self._bank = [c * banks + s * banks // stripes for c, (s, _) in zip(self._channel, places, strict=True)]
+        hbm = self._hbm = machine.hbm
+        self._timing = timing_of(hbm)
+        channels, banks = hbm.channel_count, hbm.channel_count * hbm.banks // hbm.alternating_groups
+        self._free: Ints = np.zeros(2 * channels + banks, np.int64)
+        self._open: Ints = np.full(banks, -1, np.int64)
+        self._held: Ints = np.zeros(banks, np.int64)  # until when a bank opens no other row (tRC, tWR)
+        self._latest_held = self._busiest = 0  # the latest of those, and of all reservations
+        self._ahead = hbm.queue * self._timing.burst
+        self._period = hbm.period_bytes // hbm.interleave_bytes
+        self._now: Ints = np.zeros((), np.int64)
+        self._refreshes = self._opened = 0  # refreshes so far, and rows that they and barriers closed
         self.bytes_read = self.bytes_written = self.row_hits = self.row_misses = 0
 
     @property
     def pattern(self) -> list[int]:
         """The channel of each interleave block, from address 0 until it repeats."""
-        return self._channel
+        channels: list[int] = locate(np.arange(self._period), self._hbm)[0].tolist()
+        return channels
+
+    @property
+    def row_conflicts(self) -> int:
+        """Those of `row_misses` that found another row of their bank open."""
+        return self.row_misses - self._opened - self._open_rows()
 
     def close_rows(self) -> None:
         """Closes every row: the state at the start of a program and after a barrier."""
-        self._open_row = [-1] * len(self._open_row)
+        self._opened += self._open_rows()
+        self._open.fill(-1)
 
     def access(self, chunk: Chunk, base: int, now: int, write: bool) -> int:
-        """Reserves what a chunk, counted from block `base`, needs from cycle `now` on: when all is back (or written).
+        """Reserves what a chunk, counted from block `base`, needs from cycle `now` on: when all is back (or accepted).
 
-        Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The loop over
-        blocks is the simulator's hottest: hence one function, local names and no calls.
+        Counts whole accesses in `bytes_read` or `bytes_written`, and accesses to open and closed rows. The simulator's
+        hottest function: a few operations, each on all of a chunk's channels or banks at once.
         """
-        channels, banks, bus, open_row = self._channel, self._bank, self._bus, self._open_row
-        period, ticks = len(channels), self.ticks
-        last = arrival = now * ticks
-        accesses = misses = 0
-        for block, count, step, bursts in chunk.runs:
-            row, place = divmod(base + block, period)
-            hit_time = bursts * self._burst
-            miss_time = max(hit_time, self._activate_gap)
-            accesses += count * bursts
-            before = misses
-            while count:
-                part = min(count, -((place - period) // step))
-                stop = place + part * step
-                for channel, bank in zip(channels[place:stop:step], banks[place:stop:step], strict=True):
-                    end = bus[channel]
-                    if end < arrival:
-                        end = arrival
-                    if open_row[bank] == row:
-                        end += hit_time
-                    else:
-                        open_row[bank] = row
-                        misses += 1
-                        end += miss_time
-                    bus[channel] = end
-                    if end > last:
-                        last = end
-                count -= part
-                skipped, place = divmod(stop, period)
-                row += skipped
-            if misses > before:
-                last = max(last, arrival + self._opening + hit_time)
-        self.row_misses += misses
-        self.row_hits += accesses - misses
-        if write:
-            self.bytes_written += accesses * self._access
+        row, place = divmod(base, self._period)
+        shape = chunk.places.get(place)
+        if shape is None:
+            shape = self._footprint(chunk, place)
+        timing, several, time = self._timing, shape.several, self._between(now * self._timing.ticks)
+        row += self._refreshes * ROWS
+        closed = self._open[shape.banks] != shape.rows + row
+        self._open[shape.banks] = shape.last + row
+        misses = int(np.count_nonzero(closed))
+        ends = self._free[shape.resources]
+        self._now[()] = time
+        np.maximum(ends, self._now, out=ends)
+        bus, ready = ends[: shape.channels], ends[shape.channels : shape.channels + len(shape.banks)]
+        backlog = self._busiest > time + self._ahead
+        if backlog:
+            ready += closed * timing.precharge
+            np.maximum(ready, self._of_banks(bus - self._ahead, shape), out=ready)
+        if misses:
+            misses += self._open_closed(shape, closed, ends, ready, time)
+        if several is None:
+            np.maximum(bus, ready, out=bus)
         else:
-            self.bytes_read += accesses * self._access
-        return -(-last // ticks) + self._latency
+            filled = np.minimum((bus - self._now)[several.channel], shape.others)
+            np.maximum(bus, np.minimum.reduceat(ready - filled, several.first), out=bus)
+        ends += shape.written if write else shape.work
+        if backlog:
+            np.maximum(ready, self._of_banks(bus, shape) - shape.others, out=ready)
+        if write and misses:
+            bus += closed * shape.drain if several is None else np.add.reduceat(closed * shape.drain, several.first)
+        last = int(np.maximum.reduce(ends if several is None else ends[: shape.channels + len(shape.banks)]))
+        self._busiest = max(self._busiest, last)
+        if write:
+            self._hold(shape.banks, ready + timing.recovery)
+        elif shape.rest is not None:
+            self._hold(shape.banks, ready + closed * shape.rest)
+        self._free[shape.resources] = ends
+        self.row_misses += misses
+        self.row_hits += shape.accesses - misses
+        if write:
+            self.bytes_written += shape.accesses * self._hbm.access_bytes
+            return max(now + self._hbm.controller_cycles, self._cycle(last - shape.buffered, 0))
+        self.bytes_read += shape.accesses * self._hbm.access_bytes
+        return max(now + self._hbm.controller_cycles, self._cycle(last, timing.latency))
+
+    def _footprint(self, chunk: Chunk, place: int) -> Footprint:
+        if len(chunk.places) >= KEPT:
+            chunk.places.clear()
+        shape = chunk.places[place] = footprint(chunk.runs, place, self._hbm, self._timing)
+        return shape
+
+    def _of_banks(self, channels: Ints, shape: Footprint) -> Ints:
+        """What is known of a chunk's channels, for each of its banks."""
+        return channels if shape.several is None else channels[shape.several.channel]
+
+    def _open_closed(self, shape: Footprint, closed: Bools, ends: Ints, ready: Ints, time: int) -> int:
+        """Moves `ready` to when closed rows are open; returns how many rows are opened after the first of a bank."""
+        if self._latest_held > time:
+            np.maximum(ready, self._held[shape.banks] * closed, out=ready)
+        several, further = shape.several, 0
+        if several is not None:
+            rates = ends[shape.channels + len(shape.banks) :]
+            taken = several.activate * closed
+            until = np.cumsum(taken)
+            begun = (until - taken)[several.first]
+            np.maximum(ready, (rates[several.channel] + until - taken - begun[several.channel]) * closed, out=ready)
+            rates += np.add.reduceat(taken, several.first)
+            further = int(several.again.sum())
+        ready += closed * self._timing.opening
+        return further
+
+    def _hold(self, banks: npt.NDArray[np.intp], until: Ints) -> None:
+        """Opens no other row of these banks before."""
+        np.maximum(until, self._held[banks], out=until)
+        self._held[banks] = until
+        self._latest_held = max(self._latest_held, int(np.maximum.reduce(until)))
+
+    def _open_rows(self) -> int:
+        return int(np.count_nonzero(self._open >= self._refreshes * ROWS))
+
+    def _between(self, tick: int) -> int:
+        """A tick in time without refreshes; during one, it stands still."""
+        timing = self._timing
+        refreshes = tick // timing.interval if timing.refresh else 0
+        if not refreshes:
+            return tick
+        if refreshes > self._refreshes:
+            self._opened += self._open_rows()
+            self._refreshes = refreshes
+        return max(tick, refreshes * timing.interval + timing.refresh) - refreshes * timing.refresh
+
+    def _cycle(self, time: int, latency: int) -> int:
+        """The core cycle of a time without refreshes, `latency` ticks and the controller behind it."""
+        timing = self._timing
+        if timing.refresh and time > timing.interval:
+            time += timing.refresh * (1 + (time - timing.interval - 1) // (timing.interval - timing.refresh))
+        return -(-(time + latency) // timing.ticks) + self._hbm.controller_cycles

@@ -9,9 +9,9 @@ from math import prod
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define, evolve
+from attrs import define, evolve, field
 
-from kpusim.engines.hbm import Run
+from kpusim.engines.footprint import Footprint, Run
 from kpusim.errors import UserError
 from kpusim.isa.program import Tensor
 from kpusim.isa.tables import DTYPE_BITS
@@ -42,6 +42,8 @@ class Chunk:
     stretches: tuple[Segment, ...] = ()
     """Where its bytes are, from where `runs` count; only for a machine with a cache."""
     blocks: tuple[Integers, Integers] | None = None
+    places: dict[int, Footprint] = field(factory=dict, repr=False)
+    """Its footprints in HBM by the place of what `runs` count from."""
 
 
 @define
@@ -83,6 +85,7 @@ class Transfers:
         self._reach, self._cached = machine.dma.coalesce_bytes, machine.shared.kind == "cache"
         self._tiles = range(machine.tiles.count)
         self._shapes: dict[tuple[int, tuple[int, ...], int], tuple[Chunk, ...]] = {}
+        self._places: dict[tuple[Run, ...], dict[int, Footprint]] = {}
 
     def of(self, step: Step) -> Transfer:
         """The transfer of a DMA instruction, without chunks if it moves nothing. Raises UserError as `operands`."""
@@ -128,6 +131,8 @@ class Transfers:
         chunks = self._shapes.get(key)
         if chunks is None:
             chunks = self._shapes[key] = self._cut(_segments(tensor, sizes, inside))
+            for chunk in chunks:
+                chunk.places = self._places.setdefault(chunk.runs, chunk.places)
         return base, chunks
 
     def _cut(self, whole: list[Segment]) -> tuple[Chunk, ...]:

@@ -16,7 +16,8 @@ from kpusim.machine.shared import Shared
 from kpusim.tomlfile import key_text
 
 if TYPE_CHECKING:
-    from kpusim.machine.spec import Hbm, Machine
+    from kpusim.machine.hbm import Hbm
+    from kpusim.machine.spec import Machine
 
 __all__ = ["VECTOR_CLASSES", "Impossible", "KeyPath", "check", "toml_key"]
 

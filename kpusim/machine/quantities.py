@@ -1,6 +1,7 @@
 """Quantities: decimal text with a unit, to and from exact numbers in cycles, bytes and bytes/cycle."""
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from math import ceil
 from typing import Annotated
@@ -22,6 +23,7 @@ __all__ = [
     "RowRate",
     "Size",
     "Time",
+    "about",
     "parse",
     "text",
     "whole",
@@ -74,10 +76,16 @@ MacRate = Annotated[int | Fraction, MAC_RATE]  # multiply-accumulates/cycle; an 
 RowRate = Annotated[Fraction, ROW_RATE]  # rows/cycle
 
 
+def about(text: str) -> Mapping[str, str]:
+    """Metadata of a quantity: what `keys.machine_keys` says of it, the one place for it."""
+    return {"about": text}
+
+
 def parse(found: object, dimension: Dimension, clock_hz: int) -> int | Fraction:
     """The exact value of a quantity such as "4.8 TB/s": Hz, bytes or cycles (int), bytes or rows a cycle (Fraction).
 
-    Seconds become cycles of `clock_hz`, rounded up but for a `Delay` (Fraction). Raises BadValue for what is no quantity, or of another unit.
+    Seconds become cycles of `clock_hz`, rounded up but for a `Delay` (Fraction). Raises BadValue for what is no
+    quantity, or of another unit.
     """
     if dimension is COUNT:
         if type(found) is not int:

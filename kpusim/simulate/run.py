@@ -176,6 +176,7 @@ class _Simulation:
             "hbm.write_bytes": fabric.hbm.bytes_written,
             "hbm.row_hits": fabric.hbm.row_hits,
             "hbm.row_misses": fabric.hbm.row_misses,
+            "hbm.row_conflicts": fabric.hbm.row_conflicts,
             "noc.link_bytes": sum(moved["link"]),
             "noc.busiest_link_bytes": max(moved["link"] + moved["memory"]),
             "sram.dma_bytes": sum(moved["sram"]),

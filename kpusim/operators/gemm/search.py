@@ -230,7 +230,8 @@ def _choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> tuple[Mapp
 
     Up to 3 % of the cycles of the longest part are given for less HBM traffic (in steps of 5 %), and for not copying on
     chip; up to 5 % for a third less traffic. Of what remains within 0.5 % of the fastest, the fewest instructions win,
-    and the most slots. Where a GEMM is so small that it takes mostly latencies, there is next to nothing to give.
+    and the most slots; where HBM takes longest the fewest, as what is under way beyond its latency only opens more
+    rows at once. Where a GEMM is so small that it takes mostly latencies, there is next to nothing to give.
     """
     spare = max(weighed[0][1].parts.values())
     near, far = _within(weighed, 0.03 * spare), _within(weighed, 0.05 * spare)
@@ -239,7 +240,13 @@ def _choose(weighed: list[tuple[Mapping, Cost]], problem: Problem) -> tuple[Mapp
     lean = [item for item in near if item[1].hbm_bytes <= _least(near) * 1.05]
     simple = [item for item in lean if not item[0].resident] or lean
     simplest = _within(simple, 0.005 * spare)
-    return min(simplest, key=lambda item: (item[0].instructions(problem), item[1].cycles, -item[0].slots))
+
+    def last(item: tuple[Mapping, Cost]) -> tuple[int, int, int]:
+        mapping, cost = item
+        slots = mapping.slots if cost.hbm == max(cost.parts.values()) else -mapping.slots
+        return mapping.instructions(problem), cost.cycles, slots
+
+    return min(simplest, key=last)
 
 
 def _least(weighed: list[tuple[Mapping, Cost]]) -> int:
