@@ -53,6 +53,7 @@ def completed(*words, kind=ShellComplete):
         (("hbm", "--pattern", "str"), {"stream", "strided"}),
         (("hbm", "--pattern", "n"), {"notes.txt"}),
         (("hbm", "--set", "hbm.stack"), {"hbm.stacks="}),
+        (("hbm", "--sw"), {"--sweep"}),
         (("run", "--set", ""), KEYS),
         (("run", "--set", "hbm.row_"), {"hbm.row_activate=", "hbm.row_cycle="}),
         (("run", "--set", "vector.lane_cycles.e"), {"vector.lane_cycles.exp="}),

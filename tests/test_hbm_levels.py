@@ -134,10 +134,3 @@ def test_pieces_of_a_request_are_joined_where_they_meet():
     assert whole.chunk.runs == ((0, 4, 1, 8),)
     assert apart.chunk.runs == tuple((16 * i, 1, 1, 4) for i in range(8))
     assert whole.chunk.size == apart.chunk.size == 2048
-
-
-def test_some_channels_of_the_reference_are_like_all():
-    machine = machine_of("kpu-edge")
-    requests = list(Stream("random", 1024, 1024, 8192, 1 << 30).requests(machine.hbm, 800, 300))
-    everywhere, some = (bandwidth(machine, requests, reference_level(machine, requests, few)) for few in (None, 2))
-    assert some == pytest.approx(everywhere, rel=0.05)

@@ -20,7 +20,7 @@ COMMANDS = {
     "asm": "Assemble a program's text to its array form.",
     "disasm": "Print the text of an assembled program.",
     "machine": "List, draw and check machines.",
-    "hbm": "Measure one channel of memory, burst by burst.",
+    "hbm": "Measure memory: one channel burst by burst, or a sweep of all.",
     "trace": "Look into a trace file.",
     "regress": "Compare a suite's cycle counts with its golden ones.",
     "compare": "Compare variants of machines on one workload or operator.",

@@ -34,7 +34,7 @@ INSTEAD = {
 }
 
 
-@click.command(short_help="Measure one channel of memory, burst by burst.")
+@click.command(short_help="Measure memory: one channel burst by burst, or a sweep of all.")
 @click.option("--list", "as_list", is_flag=True, help="List the DRAMs that come with kpusim.")
 @click.option(
     "--dram",

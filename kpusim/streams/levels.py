@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from math import inf
 
 from kpusim.dram.serve import Burst, serve
 from kpusim.engines.footprint import bursts_of, locate
@@ -21,7 +20,7 @@ from kpusim.streams.requests import Request
 __all__ = ["bandwidth", "default_level", "mean_read_latency", "reference_level"]
 
 Answers = Sequence[float]
-"""The core cycle at which each request is back, or accepted for writing; infinite where nobody asked for it."""
+"""The core cycle at which each request is back, or accepted for writing."""
 
 BUSY = 0.85  # chosen: when so many answers have come, no channel of a random stream has done its part
 
@@ -32,11 +31,8 @@ def default_level(machine: Machine, requests: Sequence[Request]) -> Answers:
     return [hbm.access(each.chunk, each.base, each.cycle, each.write) for each in requests]
 
 
-def reference_level(machine: Machine, requests: Sequence[Request], channels: int | None = None) -> Answers:
-    """Answers of the reference; with `channels` of what is in that many, those in the middle by number of bursts.
-
-    Raises UserError for a machine that can only refresh.
-    """
+def reference_level(machine: Machine, requests: Sequence[Request]) -> Answers:
+    """Answers of the reference. Raises UserError for a machine that can only refresh."""
     dram, hbm = dram_of(machine), machine.hbm
     tick = hbm.access_bytes / hbm.channel_bytes_per_cycle / 2  # core cycles of one
     asked: dict[int, list[tuple[int, Burst]]] = defaultdict(list)
@@ -44,17 +40,12 @@ def reference_level(machine: Machine, requests: Sequence[Request], channels: int
         arrival = int(request.cycle / tick)
         for channel, group, bank, row in _bursts(request.chunk, request.base, machine):
             asked[channel].append((number, (arrival, 0, 0, group, bank, row, request.write)))
-    answers = [-inf] * len(requests)
-    for channel in _middle(sorted(asked, key=lambda channel: (len(asked[channel]), channel)), channels):
-        served = serve(dram, hbm.queue, [burst for _, burst in asked[channel]])
-        for (number, _), departed in zip(asked[channel], served.departed, strict=True):
+    answers = [0.0] * len(requests)
+    for queue in asked.values():
+        served = serve(dram, hbm.queue, [burst for _, burst in queue])
+        for (number, _), departed in zip(queue, served.departed, strict=True):
             answers[number] = max(answers[number], float(departed * tick) + hbm.controller_cycles)
-    return [inf if answer == -inf else answer for answer in answers]
-
-
-def _middle(channels: list[int], number: int | None) -> list[int]:
-    out = max(len(channels) - number, 0) // 2 if number else 0
-    return channels[out : out + number] if number else channels
+    return answers
 
 
 def _bursts(chunk: Chunk, base: int, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
@@ -80,10 +71,11 @@ def bandwidth(machine: Machine, requests: Sequence[Request], answers: Answers) -
     """Bytes/cycle that are answered from the first answer on, while all channels are still at work.
 
     Those are whole intervals of refresh, where there are some. Counts what is asked for, not all of the accesses that
-    have it. For requests of one size, and answers of which not all come at once.
+    have it. For requests of one size, and answers of which not all come at once. A request over many channels is
+    answered when the last of them has done its part.
     """
     hbm = machine.hbm
-    times = sorted(answer for answer in answers if answer < inf)
+    times = sorted(answers)
     window = times[int(BUSY * (len(times) - 1))] - times[0]
     if hbm.refresh_cycles and window >= hbm.refresh_interval_cycles:
         window -= window % hbm.refresh_interval_cycles

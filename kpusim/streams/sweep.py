@@ -18,17 +18,17 @@ from kpusim.streams.requests import PATTERNS, Request, Stream
 __all__ = ["STEPS", "STRIDE", "Bandwidth", "Latency", "Sweep", "sweep"]
 
 LOADS = (0.05, 0.2, 0.5, 0.65, 0.8, 0.9, 0.95)  # of what the pattern reaches
-REFERENCE_LOADS = (0.2, 0.5, 0.8)  # chosen: the reference takes a hundred times as long
 SIZES = (64, 256, 1024, 4096, 16384)  # bytes of an access
+REFERENCE_LOADS = (0.2, 0.5, 0.8)  # chosen: the reference takes a hundred times as long
+REFERENCE_SIZES = (64, 1024, 16384)
 ASKED = 4096  # bytes of a request whose latency is measured; chosen: eight channels' blocks
 PIECE = 256  # of them, bytes of a strided access; chosen: 128 columns in bf16
 STRIDE = 8192  # chosen: a row of 4096 columns in bf16
 CHUNK = 16384  # bytes that are asked for at once where bandwidth is measured, as DMA engines do
 SPAN = 1 << 30
-LEAST, MOST = 300, 20_000  # requests of a point; chosen: means within some percent, and seconds
+LEAST, MOST = 300, 20_000  # requests of a point; chosen: means within some percent, and rarer refreshes are left out
 FLOOD = 2  # times the peak are asked for to see what is reached
 MARGIN = 1.3  # of an interval of refresh, so that one is whole
-TYPICAL = 4  # channels that the reference is asked for where bandwidth is measured
 FASTEST = 1 << 20  # bytes a cycle: answers come at whole cycles
 SLOWEST = 1 << 62  # ticks: 64 bits must last
 STEPS = len(PATTERNS) * (1 + len(LOADS) + len(SIZES))
@@ -96,8 +96,8 @@ class _Bench:
         for _ in range(2):
             requests = self.requests(stream, number, rate)
             reached = bandwidth(machine, requests, default_level(machine, requests))
-            needed = min(ceil(MARGIN * reached * self.interval / stream.request_bytes), MOST)
-            if needed <= number:
+            needed = ceil(MARGIN * reached * self.interval / stream.request_bytes)
+            if not number < needed <= MOST:
                 break
             number = needed
         return reached, requests
@@ -105,9 +105,9 @@ class _Bench:
     def latency(self, stream: Stream, reached: float, load: float) -> Latency:
         """The point at a part of what is reached, over whole intervals of refresh."""
         machine, rate, number = self.machine, load * reached, LEAST
-        if self.interval:
-            each = rate * self.interval / stream.request_bytes
-            number = min(ceil(each * ceil(LEAST / each)), MOST)
+        each = rate * self.interval / stream.request_bytes  # requests of an interval
+        if 0 < each <= MOST:
+            number = ceil(each * ceil(LEAST / each))
         requests = self.requests(stream, number, rate)
         ns = 1e9 / float(machine.clock_hz)
         answers, reference = default_level(machine, requests), None
@@ -120,8 +120,8 @@ class _Bench:
         """The point of one size."""
         reached, requests = self.flooded(stream)
         reference = None
-        if self.reference:
-            answers = reference_level(self.machine, requests, TYPICAL)
+        if self.reference and stream.access_bytes in REFERENCE_SIZES:
+            answers = reference_level(self.machine, requests)
             reference = self.gb_per_s(bandwidth(self.machine, requests, answers))
         return Bandwidth(stream.pattern, stream.access_bytes, self.gb_per_s(reached), reference)
 
