@@ -105,12 +105,12 @@ class Footprint:
     """What one chunk needs. Resources are numbered: the buses of all channels, their banks, their rates of openings.
 
     `resources` are those that it occupies, for `work` ticks beside what its closed rows take (`written`: where it is
-    stored): first `channels` buses, then banks, then rates. `banks`: by number among all banks; `rows`, `last`: the
-    first and the last row that is wanted of each. `others`: ticks that other bursts take on the bus when a bank's fill
-    their part of the read buffer; `buffered`: those that a full write buffer takes. `drain`: what the bus loses for
-    writing a bank's first row where that is closed. `rest`: what tRC takes beside opening a bank's row and its bursts;
-    None where that is nothing. `several`: None where each channel has one row of one bank, for so long that the rate
-    of openings does not hold it up.
+    stored): first `channels` buses, then `banks` banks, then rates. `rows`, `last`: the first and the last row that is
+    wanted of each bank. `others`: ticks that other bursts take on the bus when a bank's fill their part of the read
+    buffer; `long`: they fill half of it somewhere; `buffered`: ticks that a full write buffer takes. `drain`: what the
+    bus loses for writing a bank's first row where that is closed. `rest`: what tRC takes beside opening a bank's row
+    and its bursts; None where that is nothing. `several`: None where each channel has one row of one bank, for so long
+    that the rate of openings does not hold it up.
     """
 
     accesses: int
@@ -118,10 +118,11 @@ class Footprint:
     work: Ints
     written: Ints
     channels: int
-    banks: npt.NDArray[np.intp]
+    banks: int
     rows: Ints
     last: Ints
     others: Ints
+    long: bool
     buffered: int
     drain: Ints
     rest: Ints | None
@@ -165,7 +166,7 @@ def footprint(runs: Sequence[Run], place: int, hbm: Hbm, timing: Timing) -> Foot
         resources=np.concatenate((channel, hbm.channel_count + bank)),
         work=np.concatenate((bus, columns)),
         written=np.concatenate((bus + bursts * timing.turnaround, columns)),
-        channels=len(channel), banks=bank, rows=row, last=row,
+        channels=len(channel), banks=len(bank), rows=row, last=row,
         **_of_banks(bursts, columns, timing.burst, hbm, timing),
         several=None,
     )  # fmt: skip
@@ -197,7 +198,7 @@ def _several(channel: Ints, bank: Ints, row: Ints, bursts: Ints, hbm: Hbm, timin
         resources=np.concatenate((channel[first], count + bank, count + banks + channel[first])),
         work=np.concatenate((bus, columns, further)),
         written=np.concatenate((bus + in_channel * timing.turnaround, columns, further)),
-        channels=len(first), banks=bank, rows=row, last=last,
+        channels=len(first), banks=len(bank), rows=row, last=last,
         **_of_banks(in_bank, columns, slowest, hbm, timing),
         several=Banks(first, np.repeat(np.arange(len(first)), np.diff(first, append=len(bank))), again, at_first),
     )  # fmt: skip
@@ -208,6 +209,7 @@ def _of_banks(bursts: Ints, columns: Ints, slowest: int, hbm: Hbm, timing: Timin
     rest = np.maximum(timing.row_cycle - timing.opening - columns, 0)
     return {
         "others": np.maximum(hbm.queue - bursts, 0) * timing.burst,
+        "long": 2 * int(bursts.max()) > hbm.queue,
         "buffered": hbm.queue * slowest,
         "drain": bursts * timing.drain,
         "rest": rest if rest.any() else None,

@@ -30,22 +30,27 @@ ROWS = 1 << 40  # more than a bank has: a row has another number after each refr
 KEPT = 1024  # chosen: footprints of one chunk; the boxes of a tensor begin at a few hundred places
 
 Bools = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.intp]
 
 
 class Hbm:
-    """Next-free times of every bus, bank and rate of openings, in ticks, and the open row of every bank."""
+    """What is known of every resource of the HBM (`Footprint` numbers them), a column each, in ticks."""
 
     def __init__(self, machine: Machine):
         hbm = self._hbm = machine.hbm
         self._timing = timing_of(hbm)
-        channels, banks = hbm.channel_count, hbm.channel_count * hbm.banks // hbm.alternating_groups
-        self._free: Ints = np.zeros(2 * channels + banks, np.int64)
-        self._open: Ints = np.full(banks, -1, np.int64)
-        self._held: Ints = np.zeros(banks, np.int64)  # until when a bank opens no other row (tRC, tWR)
-        self._latest_held = self._busiest = 0  # the latest of those, and of all reservations
+        channels, self._banks = hbm.channel_count, hbm.banks // hbm.alternating_groups
+        resources = channels * (2 + self._banks)
+        self._free, self._closing, self._held = (np.zeros(resources, np.int64) for _ in range(3))
+        self._open, self._former = (np.full(resources, -1, np.int64) for _ in range(2))
+        self._latest_held = self._busiest = 0  # of all resources
         self._ahead = hbm.queue * self._timing.burst
-        self._period = hbm.period_bytes // hbm.interleave_bytes
-        self._now: Ints = np.zeros((), np.int64)
+        self._period = (hbm.period_bytes if hbm.hash == "xor" else hbm.alignment_bytes) // hbm.interleave_bytes
+        self._turned = _turned(channels, self._banks) if hbm.hash == "rotate" else None
+        self._now, self._row = np.zeros((), np.int64), np.zeros((), np.int64)
+        self._precharge, self._opening, self._looks_ahead = map(
+            np.array, (self._timing.precharge, self._timing.opening, self._ahead)
+        )
         self._refreshes = self._opened = 0  # refreshes so far, and rows that they and barriers closed
         self.bytes_read = self.bytes_written = self.row_hits = self.row_misses = 0
 
@@ -64,6 +69,7 @@ class Hbm:
         """Closes every row: the state at the start of a program and after a barrier."""
         self._opened += self._open_rows()
         self._open.fill(-1)
+        self._former.fill(-1)
 
     def access(self, chunk: Chunk, base: int, now: int, write: bool) -> int:
         """Reserves what a chunk, counted from block `base`, needs from cycle `now` on: when all is back (or accepted).
@@ -76,37 +82,41 @@ class Hbm:
         if shape is None:
             shape = self._footprint(chunk, place)
         timing, several, time = self._timing, shape.several, self._between(now * self._timing.ticks)
-        row += self._refreshes * ROWS
-        closed = self._open[shape.banks] != shape.rows + row
-        self._open[shape.banks] = shape.last + row
-        misses = int(np.count_nonzero(closed))
-        ends = self._free[shape.resources]
+        resources = shape.resources if self._turned is None else self._turned[row % self._banks][shape.resources]
+        banks, ends = resources[shape.channels : shape.channels + shape.banks], self._free[resources]
         self._now[()] = time
         np.maximum(ends, self._now, out=ends)
-        bus, ready = ends[: shape.channels], ends[shape.channels : shape.channels + len(shape.banks)]
+        bus, ready = ends[: shape.channels], ends[shape.channels : shape.channels + shape.banks]
+        closed, former = self._rows(shape, row + self._refreshes * ROWS, banks)
+        if former is not None:
+            reserved = ready[former]
+            ready[former] = time
+        misses = int(np.count_nonzero(closed))
         backlog = self._busiest > time + self._ahead
         if backlog:
-            ready += closed * timing.precharge
-            np.maximum(ready, self._of_banks(bus - self._ahead, shape), out=ready)
+            np.add(ready, self._precharge, out=ready, where=closed)
+            np.maximum(ready, self._of_banks(bus - self._looks_ahead, shape), out=ready)
         if misses:
-            misses += self._open_closed(shape, closed, ends, ready, time)
+            misses += self._open_closed(shape, closed, ends, ready, banks)
         if several is None:
             np.maximum(bus, ready, out=bus)
         else:
             filled = np.minimum((bus - self._now)[several.channel], shape.others)
             np.maximum(bus, np.minimum.reduceat(ready - filled, several.first), out=bus)
         ends += shape.written if write else shape.work
-        if backlog:
+        if backlog and shape.long:
             np.maximum(ready, self._of_banks(bus, shape) - shape.others, out=ready)
         if write and misses:
             bus += closed * shape.drain if several is None else np.add.reduceat(closed * shape.drain, several.first)
-        last = int(np.maximum.reduce(ends if several is None else ends[: shape.channels + len(shape.banks)]))
+        last = int(np.maximum.reduce(ends if several is None else ends[: shape.channels + shape.banks]))
         self._busiest = max(self._busiest, last)
         if write:
-            self._hold(shape.banks, ready + timing.recovery)
+            self._hold(banks, ready + timing.recovery)
         elif shape.rest is not None:
-            self._hold(shape.banks, ready + closed * shape.rest)
-        self._free[shape.resources] = ends
+            self._hold(banks, ready + closed * shape.rest)
+        if former is not None:
+            ready[former] = reserved
+        self._free[resources] = ends
         self.row_misses += misses
         self.row_hits += shape.accesses - misses
         if write:
@@ -121,27 +131,56 @@ class Hbm:
         shape = chunk.places[place] = footprint(chunk.runs, place, self._hbm, self._timing)
         return shape
 
+    def _rows(self, shape: Footprint, row: int, banks: Numbers) -> tuple[Bools, Bools | None]:
+        """(banks whose rows are to be opened, and have been the open ones from here on; those in `former`).
+
+        `former`: banks that are wanted with the row which they had before their last opening, and still have: such
+        requests overtake what the bank will open next. None where there are none.
+        """
+        self._row[()] = row
+        wanted = shape.rows + self._row
+        current, before = self._open[banks], self._former[banks]
+        closed: Bools = current != wanted
+        former: Bools = before == wanted
+        opened = wanted if shape.last is shape.rows else shape.last + self._row
+        if np.count_nonzero(former):
+            former &= closed
+            former &= self._closing[banks] > self._now
+            if np.count_nonzero(former):
+                closed &= ~former
+                self._open[banks] = np.where(former, current, opened)
+                np.copyto(before, current, where=closed)
+                self._former[banks] = before
+                return closed, former
+        self._open[banks] = opened
+        np.copyto(before, current, where=closed)
+        self._former[banks] = before
+        return closed, None
+
     def _of_banks(self, channels: Ints, shape: Footprint) -> Ints:
         """What is known of a chunk's channels, for each of its banks."""
         return channels if shape.several is None else channels[shape.several.channel]
 
-    def _open_closed(self, shape: Footprint, closed: Bools, ends: Ints, ready: Ints, time: int) -> int:
-        """Moves `ready` to when closed rows are open; returns how many rows are opened after the first of a bank."""
-        if self._latest_held > time:
-            np.maximum(ready, self._held[shape.banks] * closed, out=ready)
+    def _open_closed(self, shape: Footprint, closed: Bools, ends: Ints, ready: Ints, banks: Numbers) -> int:
+        """Moves `ready` to when closed rows are open; how many rows are opened after the first of a bank."""
         several, further = shape.several, 0
+        if self._latest_held > self._now:
+            np.maximum(ready, self._held[banks], out=ready, where=closed)
         if several is not None:
-            rates = ends[shape.channels + len(shape.banks) :]
+            rates = ends[shape.channels + shape.banks :]
             taken = several.activate * closed
             until = np.cumsum(taken)
-            begun = (until - taken)[several.first]
-            np.maximum(ready, (rates[several.channel] + until - taken - begun[several.channel]) * closed, out=ready)
+            waited = rates[several.channel] + until - taken - (until - taken)[several.first][several.channel]
+            np.maximum(ready, waited, out=ready, where=closed)
             rates += np.add.reduceat(taken, several.first)
             further = int(several.again.sum())
-        ready += closed * self._timing.opening
+        closing = self._closing[banks]
+        np.copyto(closing, ready, where=closed)
+        self._closing[banks] = closing
+        np.add(ready, self._opening, out=ready, where=closed)
         return further
 
-    def _hold(self, banks: npt.NDArray[np.intp], until: Ints) -> None:
+    def _hold(self, banks: Numbers, until: Ints) -> None:
         """Opens no other row of these banks before."""
         np.maximum(until, self._held[banks], out=until)
         self._held[banks] = until
@@ -167,3 +206,11 @@ class Hbm:
         if timing.refresh and time > timing.interval:
             time += timing.refresh * (1 + (time - timing.interval - 1) // (timing.interval - timing.refresh))
         return -(-(time + latency) // timing.ticks) + self._hbm.controller_cycles
+
+
+def _turned(channels: int, banks: int) -> list[npt.NDArray[np.intp]]:
+    """For each turn of the banks by the row of a base: the number of every resource then."""
+    numbers = np.arange(channels * (2 + banks))
+    of_banks = numbers[channels : channels * (1 + banks)].reshape(channels, banks)
+    rates = numbers[-channels:]
+    return [np.concatenate((numbers[:channels], np.roll(of_banks, -turn, 1).ravel(), rates)) for turn in range(banks)]
