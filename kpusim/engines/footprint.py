@@ -25,6 +25,7 @@ Run = tuple[int, int, int, int]
 
 FINEST = 64  # ticks of a cycle at least: timings of some nanoseconds are within a percent
 FINE = 1 << 20  # ticks of a cycle at most: at 2 GHz, 64 bits last for an hour
+SLIGHT = 8  # chosen: a part of tRC that is not worth the time to simulate it
 DRAINED = Fraction(6, 10)  # of a write buffer at once: from 8/10 down to 2/10, as the controller of `kpusim.dram`
 
 
@@ -91,13 +92,12 @@ class Banks:
     """Banks of a chunk that has several in a channel.
 
     first: where those of each channel begin. channel: the channel of each, by place. again: rows that are wanted of
-    each after its first. activate: ticks of the rate of openings that its first row takes.
+    each after its first.
     """
 
     first: npt.NDArray[np.intp]
     channel: npt.NDArray[np.intp]
     again: Ints
-    activate: Ints
 
 
 @frozen(eq=False)
@@ -109,8 +109,9 @@ class Footprint:
     wanted of each bank. `others`: ticks that other bursts take on the bus when a bank's fill their part of the read
     buffer; `long`: they fill half of it somewhere; `buffered`: ticks that a full write buffer takes. `drain`: what the
     bus loses for writing a bank's first row where that is closed. `rest`: what tRC takes beside opening a bank's row
-    and its bursts; None where that is nothing. `several`: None where each channel has one row of one bank, for so long
-    that the rate of openings does not hold it up.
+    and its bursts; None where that is next to nothing. `activate`: ticks of the rate of openings that each bank's first
+    row takes; None where its bursts take longer everywhere, so that the rate is no resource. `several`: None where
+    each channel has one row of one bank.
     """
 
     accesses: int
@@ -126,13 +127,14 @@ class Footprint:
     buffered: int
     drain: Ints
     rest: Ints | None
+    activate: Ints | None
     several: Banks | None
 
 
 def locate(blocks: Ints, hbm: Hbm) -> tuple[Ints, Ints, Ints]:
     """(channel, bank among those of all channels, row) of interleave blocks by number."""
     stripe, index = np.divmod(blocks, hbm.channel_count)
-    banks = hbm.banks // hbm.alternating_groups
+    banks = _banks(hbm)
     row, bank = np.divmod(stripe // (hbm.alternating_groups * hbm.row_bytes // hbm.interleave_bytes), banks)
     if hbm.hash == "rotate":
         index, bank = (index + stripe) % hbm.channel_count, (bank + row) % banks
@@ -157,23 +159,30 @@ def footprint(runs: Sequence[Run], place: int, hbm: Hbm, timing: Timing) -> Foot
     """The footprint of runs that count from block `place`."""
     blocks, bursts = bursts_of(runs)
     channel, bank, row = locate(blocks + place, hbm)
-    bus = bursts * timing.burst
-    if (bus < _openings(bursts, hbm) * timing.activate).any() or int(np.bincount(channel).max()) > 1:
+    if int(np.bincount(channel).max()) > 1:
         return _several(channel, bank, row, bursts, hbm, timing)
-    columns = (bursts - 1) * timing.column + timing.burst
+    bus, columns = bursts * timing.burst, (bursts - 1) * timing.column + timing.burst
+    activate, slowest = _openings(bursts, hbm) * timing.activate, timing.burst
+    rates = channel + hbm.channel_count * (1 + _banks(hbm))
+    rated = bool((bus < activate).any())
+    if rated:
+        slowest = max(slowest, int(activate.sum()) // int(bursts.sum()))
+    else:
+        rates = rates[:0]
+    none = np.zeros(len(rates), np.int64)
     return Footprint(
         accesses=int(bursts.sum()),
-        resources=np.concatenate((channel, hbm.channel_count + bank)),
-        work=np.concatenate((bus, columns)),
-        written=np.concatenate((bus + bursts * timing.turnaround, columns)),
+        resources=np.concatenate((channel, hbm.channel_count + bank, rates)),
+        work=np.concatenate((bus, columns, none)),
+        written=np.concatenate((bus + bursts * timing.turnaround, columns, none)),
         channels=len(channel), banks=len(bank), rows=row, last=row,
-        **_of_banks(bursts, columns, timing.burst, hbm, timing),
-        several=None,
+        **_of_banks(bursts, columns, slowest, hbm, timing),
+        activate=activate if rated else None, several=None,
     )  # fmt: skip
 
 
 def _several(channel: Ints, bank: Ints, row: Ints, bursts: Ints, hbm: Hbm, timing: Timing) -> Footprint:
-    """The footprint of blocks that share channels, or open rows faster than a channel may."""
+    """The footprint of blocks that share channels."""
     order = np.lexsort((row, bank))
     channel, bank, row, bursts = channel[order], bank[order], row[order], bursts[order]
     piece = np.flatnonzero((np.diff(bank, prepend=-1) != 0) | (np.diff(row, prepend=-1) != 0))  # a row of a bank
@@ -191,7 +200,7 @@ def _several(channel: Ints, bank: Ints, row: Ints, bursts: Ints, hbm: Hbm, timin
     in_channel, in_bank = np.add.reduceat(bursts, start[first]), np.add.reduceat(bursts, start)
     columns, further = np.add.reduceat(held, start), np.add.reduceat(activate, start[first])
     last, bank, row, channel = row[start + again], bank[start], row[start], channel[start]
-    count, banks = hbm.channel_count, hbm.channel_count * hbm.banks // hbm.alternating_groups
+    count, banks = hbm.channel_count, hbm.channel_count * _banks(hbm)
     bus = in_channel * timing.burst
     return Footprint(
         accesses=int(bursts.sum()),
@@ -200,7 +209,8 @@ def _several(channel: Ints, bank: Ints, row: Ints, bursts: Ints, hbm: Hbm, timin
         written=np.concatenate((bus + in_channel * timing.turnaround, columns, further)),
         channels=len(first), banks=len(bank), rows=row, last=last,
         **_of_banks(in_bank, columns, slowest, hbm, timing),
-        several=Banks(first, np.repeat(np.arange(len(first)), np.diff(first, append=len(bank))), again, at_first),
+        activate=at_first,
+        several=Banks(first, np.repeat(np.arange(len(first)), np.diff(first, append=len(bank))), again),
     )  # fmt: skip
 
 
@@ -212,8 +222,13 @@ def _of_banks(bursts: Ints, columns: Ints, slowest: int, hbm: Hbm, timing: Timin
         "long": 2 * int(bursts.max()) > hbm.queue,
         "buffered": hbm.queue * slowest,
         "drain": bursts * timing.drain,
-        "rest": rest if rest.any() else None,
+        "rest": rest if int(rest.max()) * SLIGHT > timing.row_cycle else None,
     }
+
+
+def _banks(hbm: Hbm) -> int:
+    """Banks of a channel, those that alternate counted as one."""
+    return hbm.banks // hbm.alternating_groups
 
 
 def _openings(bursts: Ints, hbm: Hbm) -> Ints:

@@ -98,17 +98,18 @@ class Hbm:
             np.maximum(ready, self._of_banks(bus - self._looks_ahead, shape), out=ready)
         if misses:
             misses += self._open_closed(shape, closed, ends, ready, banks)
-        if several is None:
+        if shape.activate is None:
             np.maximum(bus, ready, out=bus)
         else:
-            filled = np.minimum((bus - self._now)[several.channel], shape.others)
-            np.maximum(bus, np.minimum.reduceat(ready - filled, several.first), out=bus)
+            filled = np.minimum(self._of_banks(bus - self._now, shape), shape.others)
+            np.subtract(ready, filled, out=filled)
+            np.maximum(bus, filled if several is None else np.minimum.reduceat(filled, several.first), out=bus)
         ends += shape.written if write else shape.work
         if backlog and shape.long:
             np.maximum(ready, self._of_banks(bus, shape) - shape.others, out=ready)
         if write and misses:
             bus += closed * shape.drain if several is None else np.add.reduceat(closed * shape.drain, several.first)
-        last = int(np.maximum.reduce(ends if several is None else ends[: shape.channels + shape.banks]))
+        last = int(np.maximum.reduce(ends if shape.activate is None else ends[: shape.channels + shape.banks]))
         self._busiest = max(self._busiest, last)
         if write:
             self._hold(banks, ready + timing.recovery)
@@ -166,14 +167,18 @@ class Hbm:
         several, further = shape.several, 0
         if self._latest_held > self._now:
             np.maximum(ready, self._held[banks], out=ready, where=closed)
-        if several is not None:
+        if shape.activate is not None:
             rates = ends[shape.channels + shape.banks :]
-            taken = several.activate * closed
-            until = np.cumsum(taken)
-            waited = rates[several.channel] + until - taken - (until - taken)[several.first][several.channel]
-            np.maximum(ready, waited, out=ready, where=closed)
-            rates += np.add.reduceat(taken, several.first)
-            further = int(several.again.sum())
+            if several is None:
+                np.maximum(ready, rates, out=ready, where=closed)
+                np.add(rates, shape.activate, out=rates, where=closed)
+            else:
+                taken = shape.activate * closed
+                until = np.cumsum(taken)
+                waited = rates[several.channel] + until - taken - (until - taken)[several.first][several.channel]
+                np.maximum(ready, waited, out=ready, where=closed)
+                rates += np.add.reduceat(taken, several.first)
+                further = int(several.again.sum())
         closing = self._closing[banks]
         np.copyto(closing, ready, where=closed)
         self._closing[banks] = closing
