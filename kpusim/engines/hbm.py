@@ -94,10 +94,10 @@ class Hbm:
         misses = int(np.count_nonzero(closed))
         backlog = self._busiest > time + self._ahead
         if backlog:
-            np.add(ready, self._precharge, out=ready, where=closed)
+            ready += closed * self._precharge
             np.maximum(ready, self._of_banks(bus - self._looks_ahead, shape), out=ready)
         if misses:
-            misses += self._open_closed(shape, closed, ends, ready, banks)
+            misses += self._open_closed(shape, closed, ends, ready, banks, time)
         if shape.activate is None:
             np.maximum(bus, ready, out=bus)
         else:
@@ -133,7 +133,7 @@ class Hbm:
         return shape
 
     def _rows(self, shape: Footprint, row: int, banks: Numbers) -> tuple[Bools, Bools | None]:
-        """(banks whose rows are to be opened, and have been the open ones from here on; those in `former`).
+        """(banks whose rows are to be opened, and are the open ones from here on; those in `former`).
 
         `former`: banks that are wanted with the row which they had before their last opening, and still have: such
         requests overtake what the bank will open next. None where there are none.
@@ -144,45 +144,45 @@ class Hbm:
         closed: Bools = current != wanted
         former: Bools = before == wanted
         opened = wanted if shape.last is shape.rows else shape.last + self._row
-        if np.count_nonzero(former):
+        found = np.count_nonzero(former)
+        if found:
             former &= closed
             former &= self._closing[banks] > self._now
-            if np.count_nonzero(former):
-                closed &= ~former
-                self._open[banks] = np.where(former, current, opened)
-                np.copyto(before, current, where=closed)
-                self._former[banks] = before
-                return closed, former
+            found = np.count_nonzero(former)
+        if found:
+            closed &= ~former
+            opened = np.where(former, current, opened)
         self._open[banks] = opened
         np.copyto(before, current, where=closed)
         self._former[banks] = before
-        return closed, None
+        return closed, former if found else None
 
     def _of_banks(self, channels: Ints, shape: Footprint) -> Ints:
         """What is known of a chunk's channels, for each of its banks."""
         return channels if shape.several is None else channels[shape.several.channel]
 
-    def _open_closed(self, shape: Footprint, closed: Bools, ends: Ints, ready: Ints, banks: Numbers) -> int:
+    def _open_closed(
+        self, shape: Footprint, closed: Bools, ends: Ints, ready: Ints, banks: Numbers, time: int
+    ) -> int:
         """Moves `ready` to when closed rows are open; how many rows are opened after the first of a bank."""
         several, further = shape.several, 0
-        if self._latest_held > self._now:
-            np.maximum(ready, self._held[banks], out=ready, where=closed)
+        if self._latest_held > time:
+            np.maximum(ready, self._held[banks] * closed, out=ready)
         if shape.activate is not None:
-            rates = ends[shape.channels + shape.banks :]
+            rates, taken = ends[shape.channels + shape.banks :], shape.activate * closed
             if several is None:
-                np.maximum(ready, rates, out=ready, where=closed)
-                np.add(rates, shape.activate, out=rates, where=closed)
+                np.maximum(ready, rates * closed, out=ready)
+                rates += taken
             else:
-                taken = shape.activate * closed
                 until = np.cumsum(taken)
                 waited = rates[several.channel] + until - taken - (until - taken)[several.first][several.channel]
-                np.maximum(ready, waited, out=ready, where=closed)
+                np.maximum(ready, waited * closed, out=ready)
                 rates += np.add.reduceat(taken, several.first)
                 further = int(several.again.sum())
         closing = self._closing[banks]
         np.copyto(closing, ready, where=closed)
         self._closing[banks] = closing
-        np.add(ready, self._opening, out=ready, where=closed)
+        ready += closed * self._opening
         return further
 
     def _hold(self, banks: Numbers, until: Ints) -> None:
