@@ -239,12 +239,12 @@ def test_one_operator_alone():
 
 def test_blocks_of_a_step_save_row_openings():
     """In blocks of 64 x 64 a load of B is whole runs of 8 KiB; row-major it is runs of 64 elements, a row each."""
-    machine, operator = load_machine("kpu-datacenter"), make_operator("gemm(m=256, n=4096, k=256)")
+    machine, operator = load_machine("kpu-edge"), make_operator("gemm(m=64, n=4096, k=1024)")
     misses = [
         simulate(operator.lower(machine, layouts).program, machine).counters["hbm.row_misses"]
         for layouts in ({}, {"b": Layout((64, 64))})
     ]
-    assert misses[1] < misses[0]
+    assert 4 * misses[1] < misses[0]
 
 
 def test_a_negative_seed_is_named():
