@@ -35,6 +35,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "gemm4096.local.wall_in_timeouts": Target(250_000),
         "gemm4096.lower.wall_in_timeouts": Target(50_000),
+        "gemm4096.memory_overhead": Target(0.25),
+        "decode1.wall_in_timeouts": Target(400_000),
         "gemm4096_folds.local.wall_in_timeouts": Target(400_000),
         "trace.timeouts_per_span": Target(1.0),
         "trace.bytes_per_span": Target(12.0),

@@ -109,11 +109,12 @@ class Fabric:
         span: Span | None = None,
         span_block: Callable[[Any], object] | None = None,
         watcher: Watcher | None = None,
+        hbm: Callable[[Machine], Hbm] = Hbm,
     ):
         self.machine, self.plain = machine, plain
         self.transfers = Transfers(addresses, chunk_bytes, machine)
         self.kernel = Kernel()
-        self.hbm, self.network = Hbm(machine), Network(machine)
+        self.hbm, self.network = hbm(machine), Network(machine)
         self.shared = shared_level(machine, self.hbm)
         self.memory: Memory = self.shared or self.hbm  # what engines read and write
         self.edges: Edges | None = None

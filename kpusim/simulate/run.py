@@ -11,6 +11,7 @@ from attrs import define, field
 
 from kpusim.engines.dma import DmaEngine, DmaQueue
 from kpusim.engines.fabric import Fabric, Span, Watcher
+from kpusim.engines.hbm import Hbm
 from kpusim.engines.matrix import MatrixEngine
 from kpusim.engines.private import PrivateUnit, SharingUnit
 from kpusim.engines.semaphore import check_rest
@@ -88,18 +89,19 @@ def simulate(
     span: Span | None = None,
     span_block: Callable[[Rows], object] | None = None,
     watcher: Watcher | None = None,
+    hbm: Callable[[Machine], Hbm] = Hbm,
 ) -> Run:
     """Runs `program` from cycle 0 until everything is done.
 
     plain: every instruction is an event (the reference); otherwise private units run on local clocks, with equal spans.
     chunk_bytes: what a DMA engine asks for at once. span: called with every span;
-    span_block: with many at once, where they are alike. watcher: follows data; needs plain.
+    span_block: with many at once, where they are alike. watcher: follows data; needs plain. hbm: makes the memory.
     Raises ProgramError for a deadlock or a semaphore that is not back at its initial count at the end.
     """
     if watcher is not None and not plain:
         raise ValueError("a watcher follows data in time order: it needs plain mode")
     where = default_addresses(program, machine) if addresses is None else tuple(addresses)
-    fabric = Fabric(program, machine, where, chunk_bytes, plain, span, span_block, watcher)
+    fabric = Fabric(program, machine, where, chunk_bytes, plain, span, span_block, watcher, hbm)
     simulation = _Simulation(program, machine, fabric)
     for unit in simulation.units:
         unit.fetch()
