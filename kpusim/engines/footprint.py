@@ -91,13 +91,11 @@ def timing_of(hbm: Hbm) -> Timing:
 class Banks:
     """Banks of a chunk that has several in a channel.
 
-    first: where those of each channel begin. channel: the channel of each, by place. again: rows that are wanted of
-    each after its first.
+    first: where those of each channel begin. channel: the channel of each, by place.
     """
 
     first: npt.NDArray[np.intp]
     channel: npt.NDArray[np.intp]
-    again: Ints
 
 
 @frozen(eq=False)
@@ -106,12 +104,12 @@ class Footprint:
 
     `resources` are those that it occupies, for `work` ticks beside what its closed rows take (`written`: where it is
     stored): first `channels` buses, then `banks` banks, then rates. `rows`, `last`: the first and the last row that is
-    wanted of each bank. `others`: ticks that other bursts take on the bus when a bank's fill their part of the read
-    buffer; `long`: they fill half of it somewhere; `buffered`: ticks that a full write buffer takes. `drain`: what the
-    bus loses for writing a bank's first row where that is closed. `rest`: what tRC takes beside opening a bank's row
-    and its bursts; None where that is next to nothing. `activate`: ticks of the rate of openings that each bank's first
-    row takes; None where its bursts take longer everywhere, so that the rate is no resource. `several`: None where
-    each channel has one row of one bank.
+    wanted of each bank; `further`: rows after the first ones, in all. `others`: ticks that other bursts take on the bus
+    when a bank's fill their part of the read buffer; `long`: they fill half of it somewhere; `buffered`: ticks that a
+    full write buffer takes. `drain`: what the bus loses for writing a bank's first row where that is closed. `rest`:
+    what tRC takes beside opening a bank's row and its bursts; None where that is next to nothing. `activate`: ticks of
+    the rate of openings that each bank's first row takes; None where its bursts take longer everywhere, so that the
+    rate is no resource. `several`: None where each channel has one row of one bank.
     """
 
     accesses: int
@@ -122,6 +120,7 @@ class Footprint:
     banks: int
     rows: Ints
     last: Ints
+    further: int
     others: Ints
     long: bool
     buffered: int
@@ -175,7 +174,7 @@ def footprint(runs: Sequence[Run], place: int, hbm: Hbm, timing: Timing) -> Foot
         resources=np.concatenate((channel, hbm.channel_count + bank, rates)),
         work=np.concatenate((bus, columns, none)),
         written=np.concatenate((bus + bursts * timing.turnaround, columns, none)),
-        channels=len(channel), banks=len(bank), rows=row, last=row,
+        channels=len(channel), banks=len(bank), rows=row, last=row, further=0,
         **_of_banks(bursts, columns, slowest, hbm, timing),
         activate=activate if rated else None, several=None,
     )  # fmt: skip
@@ -198,19 +197,19 @@ def _several(channel: Ints, bank: Ints, row: Ints, bursts: Ints, hbm: Hbm, timin
     activate[start] = 0
     first = np.flatnonzero(np.diff(channel[start], prepend=-1))
     in_channel, in_bank = np.add.reduceat(bursts, start[first]), np.add.reduceat(bursts, start)
-    columns, further = np.add.reduceat(held, start), np.add.reduceat(activate, start[first])
+    columns, rates = np.add.reduceat(held, start), np.add.reduceat(activate, start[first])
     last, bank, row, channel = row[start + again], bank[start], row[start], channel[start]
     count, banks = hbm.channel_count, hbm.channel_count * _banks(hbm)
     bus = in_channel * timing.burst
     return Footprint(
         accesses=int(bursts.sum()),
         resources=np.concatenate((channel[first], count + bank, count + banks + channel[first])),
-        work=np.concatenate((bus, columns, further)),
-        written=np.concatenate((bus + in_channel * timing.turnaround, columns, further)),
-        channels=len(first), banks=len(bank), rows=row, last=last,
+        work=np.concatenate((bus, columns, rates)),
+        written=np.concatenate((bus + in_channel * timing.turnaround, columns, rates)),
+        channels=len(first), banks=len(bank), rows=row, last=last, further=int(again.sum()),
         **_of_banks(in_bank, columns, slowest, hbm, timing),
         activate=at_first,
-        several=Banks(first, np.repeat(np.arange(len(first)), np.diff(first, append=len(bank))), again),
+        several=Banks(first, np.repeat(np.arange(len(first)), np.diff(first, append=len(bank)))),
     )  # fmt: skip
 
 

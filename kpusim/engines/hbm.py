@@ -81,23 +81,40 @@ class Hbm:
         shape = chunk.places.get(place)
         if shape is None:
             shape = self._footprint(chunk, place)
-        timing, several, time = self._timing, shape.several, self._between(now * self._timing.ticks)
+        time = self._between(now * self._timing.ticks)
         resources = shape.resources if self._turned is None else self._turned[row % self._banks][shape.resources]
         banks, ends = resources[shape.channels : shape.channels + shape.banks], self._free[resources]
         self._now[()] = time
         np.maximum(ends, self._now, out=ends)
-        bus, ready = ends[: shape.channels], ends[shape.channels : shape.channels + shape.banks]
         closed, former = self._rows(shape, row + self._refreshes * ROWS, banks)
         if former is not None:
+            ready = ends[shape.channels : shape.channels + shape.banks]
             reserved = ready[former]
             ready[former] = time
-        misses = int(np.count_nonzero(closed))
-        backlog = self._busiest > time + self._ahead
+        last = self._serve(shape, ends, closed, banks, time, write)
+        if former is not None:
+            ready[former] = reserved
+        self._free[resources] = ends
+        self._busiest = max(self._busiest, last)
+        misses = int(np.count_nonzero(closed)) + shape.further
+        self.row_misses += misses
+        self.row_hits += shape.accesses - misses
+        if write:
+            self.bytes_written += shape.accesses * self._hbm.access_bytes
+            done = self._cycle(last - shape.buffered, 0)
+        else:
+            self.bytes_read += shape.accesses * self._hbm.access_bytes
+            done = self._cycle(last, self._timing.latency)
+        return max(now + self._hbm.controller_cycles, done)
+
+    def _serve(self, shape: Footprint, ends: Ints, closed: Bools, banks: Numbers, time: int, write: bool) -> int:
+        """Moves `ends`, when resources are free, behind a chunk; the tick at which its last burst is over."""
+        several, backlog = shape.several, self._busiest > time + self._ahead
+        bus, ready = ends[: shape.channels], ends[shape.channels : shape.channels + shape.banks]
         if backlog:
             ready += closed * self._precharge
             np.maximum(ready, self._of_banks(bus - self._looks_ahead, shape), out=ready)
-        if misses:
-            misses += self._open_closed(shape, closed, ends, ready, banks, time)
+        self._open_closed(shape, ends, closed, banks, time)
         if shape.activate is None:
             np.maximum(bus, ready, out=bus)
         else:
@@ -107,24 +124,13 @@ class Hbm:
         ends += shape.written if write else shape.work
         if backlog and shape.long:
             np.maximum(ready, self._of_banks(bus, shape) - shape.others, out=ready)
-        if write and misses:
-            bus += closed * shape.drain if several is None else np.add.reduceat(closed * shape.drain, several.first)
-        last = int(np.maximum.reduce(ends if shape.activate is None else ends[: shape.channels + shape.banks]))
-        self._busiest = max(self._busiest, last)
         if write:
-            self._hold(banks, ready + timing.recovery)
+            drain = closed * shape.drain
+            bus += drain if several is None else np.add.reduceat(drain, several.first)
+            self._hold(banks, ready + self._timing.recovery)
         elif shape.rest is not None:
             self._hold(banks, ready + closed * shape.rest)
-        if former is not None:
-            ready[former] = reserved
-        self._free[resources] = ends
-        self.row_misses += misses
-        self.row_hits += shape.accesses - misses
-        if write:
-            self.bytes_written += shape.accesses * self._hbm.access_bytes
-            return max(now + self._hbm.controller_cycles, self._cycle(last - shape.buffered, 0))
-        self.bytes_read += shape.accesses * self._hbm.access_bytes
-        return max(now + self._hbm.controller_cycles, self._cycle(last, timing.latency))
+        return int(np.maximum.reduce(ends if shape.activate is None else ends[: shape.channels + shape.banks]))
 
     def _footprint(self, chunk: Chunk, place: int) -> Footprint:
         if len(chunk.places) >= KEPT:
@@ -161,11 +167,9 @@ class Hbm:
         """What is known of a chunk's channels, for each of its banks."""
         return channels if shape.several is None else channels[shape.several.channel]
 
-    def _open_closed(
-        self, shape: Footprint, closed: Bools, ends: Ints, ready: Ints, banks: Numbers, time: int
-    ) -> int:
-        """Moves `ready` to when closed rows are open; how many rows are opened after the first of a bank."""
-        several, further = shape.several, 0
+    def _open_closed(self, shape: Footprint, ends: Ints, closed: Bools, banks: Numbers, time: int) -> None:
+        """Moves when banks are free to when their closed rows are open."""
+        several, ready = shape.several, ends[shape.channels : shape.channels + shape.banks]
         if self._latest_held > time:
             np.maximum(ready, self._held[banks] * closed, out=ready)
         if shape.activate is not None:
@@ -178,12 +182,10 @@ class Hbm:
                 waited = rates[several.channel] + until - taken - (until - taken)[several.first][several.channel]
                 np.maximum(ready, waited * closed, out=ready)
                 rates += np.add.reduceat(taken, several.first)
-                further = int(several.again.sum())
         closing = self._closing[banks]
         np.copyto(closing, ready, where=closed)
         self._closing[banks] = closing
         ready += closed * self._opening
-        return further
 
     def _hold(self, banks: Numbers, until: Ints) -> None:
         """Opens no other row of these banks before."""
