@@ -132,6 +132,11 @@ class Hbm:
         return self.peak_bytes_per_cycle * self.attainable_fraction
 
     @property
+    def opening_cycles(self) -> Fraction:
+        """The least time from opening a row to opening the next (tRRD, tFAW / 4)."""
+        return max(Fraction(self.activate_gap_cycles), self.four_activates_cycles / 4)
+
+    @property
     def alignment_bytes(self) -> int:
         """Bytes after which the pattern of channels and rows repeats: tensors aligned to it time alike, but for which
         of their rows share a bank where a hash turns banks.

@@ -117,11 +117,11 @@ class _Estimate:
             "noc": (self.steps - 1) * self.noc(),
         }
         whole, panels = self.panels(moved, max(parts.values()))
-        activation = row_openings(mapping, self.problem, hbm.interleave_bytes) * hbm.activate_gap_cycles
+        activation = row_openings(mapping, self.problem, hbm.interleave_bytes) * hbm.opening_cycles
         return Cost(
             **parts,
             hbm=max(
-                whole, reads + writes // self.rounds, reads // self.steps + writes, activation // hbm.channel_count
+                whole, reads + writes // self.rounds, reads // self.steps + writes, int(activation) // hbm.channel_count
             ),
             lead=self.latency + first,
             first=first,
