@@ -22,6 +22,7 @@ __all__ = ["command"]
 DRAM = "hbm3-6400"
 STRIDE = "4 KiB"
 QUEUE = 64  # as the default of machines' hbm.queue
+SHORT = 20  # buffers' worth of requests: what is left in them is then up to a tenth
 REQUESTS = 100_000
 SPAN = 1 << 30
 ONE_CHANNEL = {
@@ -95,7 +96,8 @@ def command(ctx: click.Context, /, as_list: bool, as_json: bool, **options: Any)
 
     \b
     JSON: dram, pattern, mapper, queue_depth, requests, request_bytes, dram_cycles (steps of the controller: a CK, half
-    a CK in HBM3), gb_per_s, peak_gb_per_s, fraction_of_peak, avg_read_latency_ns (buffered to data complete), and
+    a CK in HBM3), gb_per_s, peak_gb_per_s, fraction_of_peak, avg_read_latency_ns (buffered to data complete; null
+    without reads), and
     row_hits, row_misses, row_conflicts (requests by their first command). With --list: a list of {name, description,
     peak_gb_per_s, capacity_bytes}, of a channel.
 
@@ -140,7 +142,7 @@ def command(ctx: click.Context, /, as_list: bool, as_json: bool, **options: Any)
         "gb_per_s": round(found.gb_per_s, 3),
         "peak_gb_per_s": round(found.peak_gb_per_s, 3),
         "fraction_of_peak": round(found.gb_per_s / found.peak_gb_per_s, 4),
-        "avg_read_latency_ns": round(found.avg_read_latency_ns, 2),
+        "avg_read_latency_ns": round(found.avg_read_latency_ns, 2) or None,
         "row_hits": found.row_hits,
         "row_misses": found.row_misses,
         "row_conflicts": found.row_conflicts,
@@ -174,12 +176,15 @@ def _print(data: dict[str, Any], dram: Dram) -> None:
         ("cycles", data["dram_cycles"], f"of {float(dram.tick_ps):g} ps"),
     ]
     print_table(f"{data['dram']}, {data['pattern']}, {data['mapper']}", ("of the channel", "", ""), rows)
+    if data["requests"] < SHORT * data["queue_depth"]:
+        click.echo("A short run: it ends when the last request is accepted, and many are then still in the buffers.")
 
 
 def _channel(name: str | None, machine: str | None, sets: tuple[str, ...], queue: int | None) -> tuple[Dram, int]:
     """The DRAM that is asked for, and the length of its buffers."""
     from kpusim.machine import load_machine
     from kpusim.machine.drams import dram_of, load_dram
+    from kpusim.streams.sweep import refuse_ideal
 
     if machine is None:
         if sets:
@@ -188,6 +193,7 @@ def _channel(name: str | None, machine: str | None, sets: tuple[str, ...], queue
     if name is not None:
         raise click.UsageError("--dram and --machine exclude each other.")
     loaded = load_machine(machine, sets)
+    refuse_ideal(loaded)
     return dram_of(loaded), queue or loaded.hbm.queue
 
 

@@ -15,7 +15,7 @@ from kpusim.machine.quantities import SIZE, text
 from kpusim.streams.levels import bandwidth, default_level, mean_read_latency, reference_level
 from kpusim.streams.requests import PATTERNS, Request, Stream
 
-__all__ = ["STEPS", "STRIDE", "Bandwidth", "Latency", "Sweep", "sweep"]
+__all__ = ["STEPS", "STRIDE", "Bandwidth", "Latency", "Sweep", "refuse_ideal", "sweep"]
 
 LOADS = (0.05, 0.2, 0.5, 0.65, 0.8, 0.9, 0.95)  # of what the pattern reaches
 SIZES = (64, 256, 1024, 4096, 16384)  # bytes of an access
@@ -168,6 +168,13 @@ def sweep(
     )
 
 
+def refuse_ideal(machine: Machine) -> None:
+    """Raises UserError for a memory that is too fast to be measured."""
+    if machine.hbm.peak_bytes_per_cycle > FASTEST:
+        problem = "this memory is ideal: so much arrives in one cycle that there is no load to see"
+        raise UserError(problem, where="[hbm] bandwidth", allowed=f"up to {text(FASTEST, SIZE, 1)} a cycle in all")
+
+
 def _check(machine: Machine, stride: int, span: int, writes: Fraction) -> None:
     """Raises UserError for streams that cannot be, and a memory too fast or too slow to be measured."""
     hbm = machine.hbm
@@ -180,9 +187,7 @@ def _check(machine: Machine, stride: int, span: int, writes: Fraction) -> None:
         raise UserError("not a stride to sweep", where="--stride", found=text(stride, SIZE, 1), allowed=allowed)
     if writes > Fraction(9, 10):
         raise UserError("no latency of reads without reads", where="--writes", found=str(writes), allowed="0 to 9/10")
-    if hbm.peak_bytes_per_cycle > FASTEST:
-        problem = "this memory is ideal: so much arrives in one cycle that there is no load to see"
-        raise UserError(problem, where="[hbm] bandwidth", allowed=f"up to {text(FASTEST, SIZE, 1)} a cycle in all")
+    refuse_ideal(machine)
     timing = timing_of(hbm)
     each = timing.opening + timing.row_cycle + timing.recovery + -(-max(SIZES) // hbm.access_bytes) * timing.burst
     if LEAST * (CHUNK // min(SIZES)) * each > SLOWEST:
