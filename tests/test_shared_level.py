@@ -247,9 +247,7 @@ def test_hbm_reads_what_was_absent_and_writes_what_was_dirty(m, n, k):
             return super().access(chunk, base, now, write)
 
     program = Gemm(m=m, n=n, k=k).lower(machine).program
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kpusim.engines.fabric.Hbm", Counting)
-        counters = simulate(program, machine).counters
+    counters = simulate(program, machine, hbm=Counting).counters
     read = sum(size for write, size in fetched if not write)
     assert counters["hbm.read_bytes"] == read
     assert read % LINE == 0
