@@ -7,10 +7,11 @@ from typing import Any, get_args, get_origin
 
 import attrs
 import cattrs
+from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.tomlfile import Key
 
-__all__ = ["BadValue", "array_hook", "at", "choice", "exactly", "expect", "has_origin", "telling_error"]
+__all__ = ["BadValue", "array_hook", "at", "choice", "exactly", "expect", "has_origin", "table_hook", "telling_error"]
 
 Path = tuple[Key, ...]
 KINDS = {str: "text in quotes", int: "a whole number", bool: "true, false"}
@@ -53,6 +54,25 @@ def array_hook(converter: cattrs.Converter) -> Callable[[object, Any], tuple[Any
         return tuple(converter.structure(found, entries))
 
     return array
+
+
+def table_hook(
+    converter: cattrs.Converter, key_of: Callable[[attrs.Attribute[Any]], str]
+) -> Callable[[type], Callable[[object, Any], object]]:
+    """A factory of hooks that structure an attrs class from a TOML table, whose keys are those of `key_of`."""
+
+    def hook(cls: type) -> Callable[[object, Any], object]:
+        renames = {a.name: override(rename=key_of(a)) for a in attrs.fields(cls) if key_of(a) != a.name}
+        structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
+
+        def from_table(found: object, kind: Any) -> object:
+            if not isinstance(found, dict):
+                raise BadValue("not a table", f"a table with {', '.join(map(key_of, attrs.fields(cls)))}")
+            return structure(found, kind)
+
+        return from_table
+
+    return hook
 
 
 def has_origin(origin: Any) -> Callable[[Any], bool]:

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from kpusim.engines.footprint import bursts_of
 from kpusim.engines.kernel import Kernel, Phase
 from kpusim.engines.noc import Network, Route
 from kpusim.engines.shared import Memory
@@ -64,10 +65,8 @@ class Edges:
     def _parts(self, chunk: Chunk, base: int) -> list[tuple[tuple[int, int], int]]:
         """(router, bytes) of a chunk."""
         if chunk.blocks is None:
-            runs = np.array(chunk.runs, np.int64)
-            block, count, step, bursts = np.repeat(runs, runs[:, 1], axis=0).T
-            number = np.arange(len(count)) - np.repeat(np.cumsum(runs[:, 1]) - runs[:, 1], runs[:, 1])
-            chunk.blocks = block + number * step, bursts * self._access
+            numbers, bursts = bursts_of(chunk.runs)
+            chunk.blocks = numbers, bursts * self._access
         blocks, sizes = chunk.blocks
         there = np.bincount(self._place_of[(base + blocks) % len(self._place_of)], sizes).tolist()
         return [(self._places[place], int(size)) for place, size in enumerate(there) if size]

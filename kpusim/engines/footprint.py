@@ -74,7 +74,7 @@ def timing_of(hbm: Hbm) -> Timing:
         ticks=ticks,
         burst=whole(burst),
         column=whole(max(burst, hbm.same_group_gap_cycles / hbm.alternating_groups)),
-        activate=whole(max(Fraction(hbm.activate_gap_cycles), hbm.four_activates_cycles / 4)),
+        activate=whole(hbm.opening_cycles),
         opening=whole(opening),
         precharge=whole(hbm.read_to_precharge_cycles),
         row_cycle=whole(hbm.row_cycle_cycles),
@@ -133,7 +133,7 @@ class Footprint:
 def locate(blocks: Ints, hbm: Hbm) -> tuple[Ints, Ints, Ints]:
     """(channel, bank among those of all channels, row) of interleave blocks by number."""
     stripe, index = np.divmod(blocks, hbm.channel_count)
-    banks = _banks(hbm)
+    banks = hbm.separate_banks
     row, bank = np.divmod(stripe // (hbm.alternating_groups * hbm.row_bytes // hbm.interleave_bytes), banks)
     if hbm.hash == "rotate":
         index, bank = (index + stripe) % hbm.channel_count, (bank + row) % banks
@@ -162,7 +162,7 @@ def footprint(runs: Sequence[Run], place: int, hbm: Hbm, timing: Timing) -> Foot
         return _several(channel, bank, row, bursts, hbm, timing)
     bus, columns = bursts * timing.burst, (bursts - 1) * timing.column + timing.burst
     activate, slowest = _openings(bursts, hbm) * timing.activate, timing.burst
-    rates = channel + hbm.channel_count * (1 + _banks(hbm))
+    rates = channel + hbm.channel_count * (1 + hbm.separate_banks)
     rated = bool((bus < activate).any())
     if rated:
         slowest = max(slowest, int(activate.sum()) // int(bursts.sum()))
@@ -199,7 +199,7 @@ def _several(channel: Ints, bank: Ints, row: Ints, bursts: Ints, hbm: Hbm, timin
     in_channel, in_bank = np.add.reduceat(bursts, start[first]), np.add.reduceat(bursts, start)
     columns, rates = np.add.reduceat(held, start), np.add.reduceat(activate, start[first])
     last, bank, row, channel = row[start + again], bank[start], row[start], channel[start]
-    count, banks = hbm.channel_count, hbm.channel_count * _banks(hbm)
+    count, banks = hbm.channel_count, hbm.channel_count * hbm.separate_banks
     bus = in_channel * timing.burst
     return Footprint(
         accesses=int(bursts.sum()),
@@ -223,11 +223,6 @@ def _of_banks(bursts: Ints, columns: Ints, slowest: int, hbm: Hbm, timing: Timin
         "drain": bursts * timing.drain,
         "rest": rest if int(rest.max()) * SLIGHT > timing.row_cycle else None,
     }
-
-
-def _banks(hbm: Hbm) -> int:
-    """Banks of a channel, those that alternate counted as one."""
-    return hbm.banks // hbm.alternating_groups
 
 
 def _openings(bursts: Ints, hbm: Hbm) -> Ints:

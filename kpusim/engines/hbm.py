@@ -39,14 +39,14 @@ class Hbm:
     def __init__(self, machine: Machine):
         hbm = self._hbm = machine.hbm
         self._timing = timing_of(hbm)
-        channels, self._banks = hbm.channel_count, hbm.banks // hbm.alternating_groups
+        channels, self._banks = hbm.channel_count, hbm.separate_banks
         resources = channels * (2 + self._banks)
         self._free, self._closing, self._held = (np.zeros(resources, np.int64) for _ in range(3))
         self._open, self._former = (np.full(resources, -1, np.int64) for _ in range(2))
         self._latest_held = self._busiest = 0  # of all resources
         self._ahead = hbm.queue * self._timing.burst
-        self._period = (hbm.period_bytes if hbm.hash == "xor" else hbm.alignment_bytes) // hbm.interleave_bytes
-        self._turned = _turned(channels, self._banks) if hbm.hash == "rotate" else None
+        self._period = hbm.alignment_bytes // hbm.interleave_bytes * (self._banks if hbm.hash == "xor" else 1)
+        self._turned: dict[int, Numbers] | None = {} if hbm.hash == "rotate" else None
         self._now, self._row = np.zeros((), np.int64), np.zeros((), np.int64)
         self._precharge, self._opening, self._looks_ahead = map(
             np.array, (self._timing.precharge, self._timing.opening, self._ahead)
@@ -82,7 +82,7 @@ class Hbm:
         if shape is None:
             shape = self._footprint(chunk, place)
         time = self._between(now * self._timing.ticks)
-        resources = shape.resources if self._turned is None else self._turned[row % self._banks][shape.resources]
+        resources = shape.resources if self._turned is None else self._turn(row % self._banks)[shape.resources]
         banks, ends = resources[shape.channels : shape.channels + shape.banks], self._free[resources]
         self._now[()] = time
         np.maximum(ends, self._now, out=ends)
@@ -131,6 +131,17 @@ class Hbm:
         elif shape.rest is not None:
             self._hold(banks, ready + closed * shape.rest)
         return int(np.maximum.reduce(ends if shape.activate is None else ends[: shape.channels + shape.banks]))
+
+    def _turn(self, turn: int) -> Numbers:
+        """The number of every resource where the row of a base turns the banks so far."""
+        assert self._turned is not None
+        if turn not in self._turned:
+            channels = self._hbm.channel_count
+            numbers = np.arange(channels * (2 + self._banks))
+            of_banks = numbers[channels:-channels].reshape(channels, self._banks)
+            turned = np.roll(of_banks, -turn, 1).ravel()
+            self._turned[turn] = np.concatenate((numbers[:channels], turned, numbers[-channels:]))
+        return self._turned[turn]
 
     def _footprint(self, chunk: Chunk, place: int) -> Footprint:
         if len(chunk.places) >= KEPT:
@@ -213,11 +224,3 @@ class Hbm:
         if timing.refresh and time > timing.interval:
             time += timing.refresh * (1 + (time - timing.interval - 1) // (timing.interval - timing.refresh))
         return -(-(time + latency) // timing.ticks) + self._hbm.controller_cycles
-
-
-def _turned(channels: int, banks: int) -> list[npt.NDArray[np.intp]]:
-    """For each turn of the banks by the row of a base: the number of every resource then."""
-    numbers = np.arange(channels * (2 + banks))
-    of_banks = numbers[channels : channels * (1 + banks)].reshape(channels, banks)
-    rates = numbers[-channels:]
-    return [np.concatenate((numbers[:channels], np.roll(of_banks, -turn, 1).ravel(), rates)) for turn in range(banks)]

@@ -30,13 +30,13 @@ class MatrixEngine:
 
     def work_of(self, step: Step) -> Work:
         """The work of a resolved matmul."""
-        (_, a, _), sizes = _views(step), _sizes(step)
-        return self.work(*sizes, step.option("accumulate") != 0, a.dtype)
+        out, a, _ = _views(step)
+        return self.work(*_sizes(step, out, a), step.option("accumulate") != 0, a.dtype)
 
     def traffic_of(self, step: Step) -> Traffic:
         """What a resolved matmul moves of each operand."""
         views, accumulate = _views(step), step.option("accumulate") != 0
-        moved = matmul_operand_bytes(self._machine, views[1].dtype, accumulate=accumulate)(*_sizes(step))
+        moved = matmul_operand_bytes(self._machine, views[1].dtype, accumulate=accumulate)(*_sizes(step, *views[:2]))
         return tuple(zip(views, moved, strict=True))
 
 
@@ -46,9 +46,8 @@ def _views(step: Step) -> tuple[ViewAt, ViewAt, ViewAt]:
     return out, a, b
 
 
-def _sizes(step: Step) -> tuple[int, int, int]:
+def _sizes(step: Step, out: ViewAt, a: ViewAt) -> tuple[int, int, int]:
     """m, n, k."""
-    out, a, _ = _views(step)
     n = out.sizes[-1]
     m = out.elements // n if n else 0
     if step.option("transpose_a"):

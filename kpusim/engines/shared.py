@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from kpusim.engines.shared_lines import Block, Blocks, Lines, Residency, SingleLines
-from kpusim.engines.transfer import Chunk, Segment, chunk_of
+from kpusim.engines.transfer import Chunk, Segment, chunk_of, joined
 from kpusim.machine import Machine
 
 __all__ = ["Buffer", "Cache", "Memory", "shared_level"]
@@ -157,7 +157,7 @@ class Cache:
     def _lines_of(self, stretches: tuple[Segment, ...], inside: int) -> tuple[tuple[int, Lines, Lines], ...]:
         """(block, lines, those of them that are covered whole) of stretches `inside` bytes behind the first block."""
         found: dict[int, tuple[Lines, Lines]] = {}
-        for start, end in _joined(stretches):
+        for start, end in joined(stretches):
             start, end = start + inside, end + inside
             for number in range(start // self._block, -(-end // self._block)):
                 at = number * self._block
@@ -187,20 +187,6 @@ class Cache:
         """By name; hits and misses in lines."""
         own = {"hits": self._hits, "misses": self._misses, "writeback_bytes": self._written_back}
         return self._port.counters | {f"shared.{name}": count for name, count in own.items()}
-
-
-def _joined(stretches: Iterable[Segment]) -> Iterator[tuple[int, int]]:
-    """(start, end) of stretches one by one, in order, those that follow each other in memory as one."""
-    start = end = 0
-    for address, count, pitch, length in stretches:
-        for at in range(address, address + count * pitch, pitch):
-            if at != end:
-                if end > start:
-                    yield start, end
-                start = at
-            end = at + length
-    if end > start:
-        yield start, end
 
 
 def _rows(spans: Iterable[tuple[int, int]]) -> Iterator[Segment]:

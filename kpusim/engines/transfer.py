@@ -18,7 +18,7 @@ from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, Step, ViewAt
 from kpusim.machine import Machine
 
-__all__ = ["NOTHING", "Chunk", "Segment", "Transfer", "Transfers", "chunk_of"]
+__all__ = ["NOTHING", "Chunk", "Segment", "Transfer", "Transfers", "chunk_of", "joined"]
 
 Integers = npt.NDArray[np.int64]
 
@@ -192,6 +192,20 @@ def chunk_of(segments: Iterable[Segment], interleave: int, access: int) -> Chunk
     segments = tuple(segments)
     runs = (run for segment in segments for run in _block_runs(segment, interleave, access))
     return Chunk(sum([count * length for _, count, _, length in segments]), tuple(runs), 0, 0)
+
+
+def joined(stretches: Iterable[Segment]) -> Iterator[tuple[int, int]]:
+    """(start, end) of stretches one by one, in order, those that follow each other in memory as one."""
+    start = end = 0
+    for address, count, pitch, length in stretches:
+        for at in range(address, address + count * pitch, pitch):
+            if at != end:
+                if end > start:
+                    yield start, end
+                start = at
+            end = at + length
+    if end > start:
+        yield start, end
 
 
 def _pieces(runs: list[Segment], most: int) -> Iterator[Segment]:

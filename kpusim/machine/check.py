@@ -172,7 +172,7 @@ def _banks(hbm: Hbm) -> Iterator[Impossible]:
             problem = f"hbm.{key} ({have}) is not a multiple of hbm.{groups} ({of})"
             yield Impossible(problem, ("hbm", key), ("hbm", groups))
     if hbm.hash == "xor":
-        for key, count in ("channels", hbm.channels), ("banks", hbm.banks // hbm.alternating_groups):
+        for key, count in ("channels", hbm.channels), ("banks", hbm.separate_banks):
             if count & (count - 1):
                 allowed = "a power of two (banks: over alternating_groups), or another hash"
                 yield Impossible(f"{count} cannot be XORed with bits", ("hbm", key), ("hbm", "hash"), allowed=allowed)

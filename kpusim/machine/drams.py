@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
 from kpusim.machine.dram import PERIOD, Dram, DramName, DramTiming, Organisation
 from kpusim.machine.quantities import COUNT, TIME, parse, text
 from kpusim.machine.spec import Hbm, Machine
-from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
+from kpusim.structured import BadValue, at, choice, exactly, has_origin, table_hook, telling_error
 from kpusim.tomlfile import Key, TomlFile, read_toml
 
 __all__ = ["dram_names", "dram_of", "hbm_keys", "load_dram"]
@@ -164,17 +163,6 @@ def _key(attribute: attrs.Attribute[Any]) -> str:
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
 
-    def table_hook(cls: type) -> Any:
-        renames = {a.name: override(rename=_key(a)) for a in attrs.fields(cls) if a.name != _key(a)}
-        structure: Any = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
-
-        def from_table(found: object, kind: Any) -> object:
-            if not isinstance(found, dict):
-                raise BadValue("not a table", f"a table with {', '.join(map(_key, attrs.fields(cls)))}")
-            return structure(found, kind)
-
-        return from_table
-
     def quantity(found: object, kind: Any) -> int | Fraction:
         dimension = kind.__metadata__[0]
         value = parse(found, dimension, 10**18)  # a period in attoseconds: parse rounds it up
@@ -189,7 +177,7 @@ def _converter() -> cattrs.Converter:
             raise BadValue("out of range", f"0 to {LARGEST}")
         return found
 
-    converter.register_structure_hook_factory(attrs.has, table_hook)
+    converter.register_structure_hook_factory(attrs.has, table_hook(converter, _key))
     converter.register_structure_hook_func(has_origin(Literal), choice)
     converter.register_structure_hook_func(has_origin(UnionType), count)
     converter.register_structure_hook(int, count)

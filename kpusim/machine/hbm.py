@@ -132,6 +132,16 @@ class Hbm:
         return self.peak_bytes_per_cycle * self.attainable_fraction
 
     @property
+    def separate_banks(self) -> int:
+        """Banks of a channel, those that alternate counted as one."""
+        return self.banks // self.alternating_groups
+
+    @property
+    def closed_read_cycles(self) -> int:
+        """Time of a read whose row is closed, with nothing else to do: tRP, tRCD, CL + BL and the controller."""
+        return self.precharge_cycles + self.row_activate_cycles + self.read_cycles + self.controller_cycles
+
+    @property
     def opening_cycles(self) -> Fraction:
         """The least time from opening a row to opening the next (tRRD, tFAW / 4)."""
         return max(Fraction(self.activate_gap_cycles), self.four_activates_cycles / 4)
@@ -142,8 +152,3 @@ class Hbm:
         of their rows share a bank where a hash turns banks.
         """
         return self.channel_count * self.row_bytes * self.banks
-
-    @property
-    def period_bytes(self) -> int:
-        """Bytes after which the pattern of channels, banks and rows repeats."""
-        return self.alignment_bytes * (1 if self.hash == "none" else self.banks // self.alternating_groups)

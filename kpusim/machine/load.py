@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from kpusim.errors import UserError
 from kpusim.machine.check import Impossible, KeyPath, toml_key
 from kpusim.machine.drams import dram_names, hbm_keys
 from kpusim.machine.quantities import CLOCK, parse, text
 from kpusim.machine.spec import Machine
-from kpusim.structured import BadValue, at, choice, exactly, has_origin, telling_error
+from kpusim.structured import BadValue, at, choice, exactly, has_origin, table_hook, telling_error
 from kpusim.tomlfile import TomlFile, parse_toml, read_toml
 
 __all__ = ["changed_toml", "load_machine", "machine_file", "machine_names", "machine_toml", "parse_machine"]
@@ -124,18 +123,7 @@ def _converter(clock_hz: int) -> cattrs.Converter:
     def quantity(found: object, kind: Any) -> object:
         return parse(found, kind.__metadata__[0], clock_hz)
 
-    def table_hook(cls: type) -> Callable[[Any, Any], Any]:
-        renames = {a.name: override(rename=toml_key(a)) for a in attrs.fields(cls)}
-        structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **renames)  # type: ignore[arg-type]
-
-        def from_table(found: object, kind: Any) -> object:
-            if not isinstance(found, dict):
-                raise BadValue("not a table", f"a table with {', '.join(map(toml_key, attrs.fields(cls)))}")
-            return structure(found, kind)
-
-        return from_table
-
-    converter.register_structure_hook_factory(attrs.has, table_hook)
+    converter.register_structure_hook_factory(attrs.has, table_hook(converter, toml_key))
     converter.register_structure_hook_func(has_origin(Annotated), quantity)
     converter.register_structure_hook_func(has_origin(Literal), choice)
     converter.register_structure_hook_func(has_origin(tuple), _integers)

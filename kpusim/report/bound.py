@@ -123,5 +123,4 @@ def _first_byte(run: Run) -> int:
     """Cycles from the first instruction to the first data in an SRAM, without any contention."""
     hbm, machine = run.machine.hbm, run.machine
     cache = machine.shared.latency_cycles if machine.shared.kind == "cache" else 0
-    memory = cache + hbm.controller_cycles + hbm.precharge_cycles + hbm.row_activate_cycles + hbm.read_cycles
-    return machine.dma.setup_cycles + memory + machine.sram.latency_cycles
+    return machine.dma.setup_cycles + cache + hbm.closed_read_cycles + machine.sram.latency_cycles

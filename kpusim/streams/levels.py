@@ -52,7 +52,7 @@ def _bursts(chunk: Chunk, base: int, machine: Machine) -> Iterator[tuple[int, in
     """(channel, bank group, bank of the group, row) of each burst of a chunk."""
     hbm = machine.hbm
     turns, turn = hbm.alternating_groups, hbm.bank_interleave_bytes // hbm.access_bytes
-    banks, groups = hbm.banks // turns, hbm.bank_groups // turns
+    banks, groups = hbm.separate_banks, hbm.bank_groups // turns
     blocks, bursts = bursts_of(chunk.runs)
     places = (places.tolist() for places in (*locate(blocks + base, hbm), bursts))
     for channel, numbered, row, wanted in zip(*places, strict=True):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import count, islice
 
 from attrs import frozen
 
 from kpusim.dram.patterns import spread_writes
-from kpusim.engines.transfer import Chunk, Segment, chunk_of
+from kpusim.engines.transfer import Chunk, Segment, chunk_of, joined
 from kpusim.machine import Hbm
 
 __all__ = ["PATTERNS", "Request", "Stream"]
@@ -56,7 +56,8 @@ class Stream:
         for write in spread_writes(self.writes, number):
             places = list(islice(addresses, self.request_bytes // self.access_bytes))
             base = min(places) // hbm.interleave_bytes
-            segments = tuple(_segments((at - base * hbm.interleave_bytes for at in places), self.access_bytes))
+            accesses = ((at - base * hbm.interleave_bytes, 1, 1, self.access_bytes) for at in places)
+            segments = tuple((first, 1, 1, end - first) for first, end in joined(accesses))
             if segments not in chunks:
                 chunks[segments] = chunk_of(segments, hbm.interleave_bytes, hbm.access_bytes)
             yield Request(int(time), base, chunks[segments], write)
@@ -76,15 +77,3 @@ class Stream:
                 yield (draw.randrange(accesses) if self.pattern == "random" else half + draw.randrange(half)) * size
             else:
                 yield i // 2 % half * size
-
-
-def _segments(addresses: Iterable[int], size: int) -> Iterator[Segment]:
-    """Accesses in order, those that follow each other in memory as one."""
-    start = end = -1
-    for address in addresses:
-        if address != end and end >= 0:
-            yield start, 1, 1, end - start
-        if address != end:
-            start = address
-        end = address + size
-    yield start, 1, 1, end - start

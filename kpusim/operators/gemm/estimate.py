@@ -95,8 +95,7 @@ class _Estimate:
         self.rate, self.dma_rate, self.noc_rate, self.port_rate = _rates(machine)
         # from a DMA engine to the far end of its row and half the rows, and into the SRAM
         self.hops = (machine.tiles.columns + machine.tiles.rows // 2) * noc.hop_cycles + machine.sram.latency_cycles
-        opening = hbm.precharge_cycles + hbm.row_activate_cycles
-        self.latency = opening + hbm.read_cycles + hbm.controller_cycles + self.hops
+        self.latency = hbm.closed_read_cycles + self.hops
 
     def cost(self) -> Cost:
         """All terms together."""
