@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from math import pi, sqrt
 
-from attrs import frozen
-
-from kpusim.costs import vector_timer
-from kpusim.isa.tables import DTYPE_BITS, instruction_rows
 from kpusim.machine import Machine
+from kpusim.operators.activations import activation_steps
 from kpusim.operators.gemm.problem import Problem
+from kpusim.operators.steps import Step, elementwise_cycles
 
-__all__ = ["STRIP", "Step", "chain", "chain_cycles", "temporaries"]
+__all__ = ["STRIP", "chain", "chain_cycles", "temporaries"]
 
 STRIP = "strip"
-TANH_FACTOR = sqrt(2 / pi)  # of the tanh form of GELU, with 0.044715: Hendrycks & Gimpel, arXiv:1606.08415
-TANH_CUBE = 0.044715
-
-
-@frozen
-class Step:
-    """One vector instruction: what it writes and reads are buffers, or numbers."""
-
-    op: str
-    target: str
-    sources: tuple[str | float, ...]
-
-    @property
-    def buffers(self) -> tuple[str, ...]:
-        """Those that it touches."""
-        return (self.target, *(source for source in self.sources if isinstance(source, str)))
 
 
 @cache
@@ -62,7 +43,7 @@ def chain(problem: Problem) -> tuple[Step, ...]:
     if epilogue.activation != "none":
         if at != home:
             then("cast", at)
-        steps += _activation(epilogue.activation, home)
+        steps += activation_steps(epilogue.activation, home, "temp")
     if epilogue.residual:
         then("add", at, "residual")
     if problem.out_dtype.startswith("fp8"):
@@ -70,25 +51,6 @@ def chain(problem: Problem) -> tuple[Step, ...]:
     if not steps:
         then("cast", at)
     return (*steps[:-1], Step(steps[-1].op, STRIP, steps[-1].sources))
-
-
-def _activation(name: str, x: str) -> list[Step]:
-    """x = activation(x), with "temp" beside it."""
-    if name == "relu":
-        return [Step("max", x, (x, 0.0))]
-    t = "temp"
-    gates = {
-        "gelu": [Step("mul", t, (x, sqrt(0.5))), Step("erf", t, (t,)), Step("fma", t, (t, 0.5, 0.5))],
-        "gelu_tanh": [
-            Step("mul", t, (x, x)),
-            Step("fma", t, (t, TANH_FACTOR * TANH_CUBE, TANH_FACTOR)),
-            Step("mul", t, (t, x)),
-            Step("tanh", t, (t,)),
-            Step("fma", t, (t, 0.5, 0.5)),
-        ],
-        "silu": [Step("neg", t, (x,)), Step("exp", t, (t,)), Step("add", t, (t, 1.0)), Step("reciprocal", t, (t,))],
-    }
-    return [*gates[name], Step("mul", x, (x, t))]
 
 
 @cache
@@ -100,10 +62,5 @@ def temporaries(problem: Problem) -> tuple[str, ...]:
 
 def chain_cycles(problem: Problem, machine: Machine, rows: int, columns: int) -> int:
     """Cycles of the vector engine for one strip."""
-    bits = {STRIP: DTYPE_BITS[problem.out_dtype], "residual": DTYPE_BITS[problem.model_dtype]}
-    total = 0
-    for step in chain(problem):
-        wide = [name for name in step.buffers if name not in ("scale", "bias")]
-        size = rows * columns * sum(bits.get(name, 32) for name in wide) // 8
-        total += vector_timer(machine, instruction_rows()[step.op].timing_class)(rows * columns, size)
-    return total
+    wide = {"acc": problem.accumulator, "work": "fp32", "temp": "fp32", "residual": problem.model_dtype}
+    return elementwise_cycles(chain(problem), machine, rows * columns, wide | {STRIP: problem.out_dtype})

@@ -5,11 +5,12 @@ from __future__ import annotations
 from kpusim.isa.expr import Const, Expr, Name, minimum
 from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, SemaphoreRef, Signal, TileSet, View
 from kpusim.machine import Machine
-from kpusim.operators.gemm.epilogue import STRIP, Step, chain
+from kpusim.operators.gemm.epilogue import STRIP, chain
 from kpusim.operators.gemm.grid import DST, TILE, Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS
-from kpusim.operators.gemm.seats import ZERO, Seat, loop, part
 from kpusim.operators.gemm.streams import PASS_QUEUE, STORE_QUEUE, dequantize
+from kpusim.operators.seats import ZERO, Seat, loop, part
+from kpusim.operators.steps import Step
 
 __all__ = ["load_vectors", "reduce", "store", "vector_sections"]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from kpusim.costs import fold_sizes
-from kpusim.isa.expr import Const, Expr, Name, ceil_div
-from kpusim.isa.layout import DENSE
+from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import (
-    Buffer,
     Instruction,
     Loop,
     Node,
@@ -16,20 +14,20 @@ from kpusim.isa.program import (
     Semaphore,
     SemaphoreRef,
     Signal,
-    Tensor,
     TensorMap,
     View,
 )
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
+from kpusim.operators.declare import buffers, tensors
 from kpusim.operators.gemm.explain import choices, tried
 from kpusim.operators.gemm.finish import load_vectors, reduce, store, vector_sections
 from kpusim.operators.gemm.grid import TILE, Grid
-from kpusim.operators.gemm.mapping import READY_SLOTS, SRAM_ALIGNMENT, Mapping
+from kpusim.operators.gemm.mapping import READY_SLOTS, Mapping
 from kpusim.operators.gemm.problem import Problem, ports
 from kpusim.operators.gemm.search import check_mapping, search
-from kpusim.operators.gemm.seats import ZERO, Seat, loop, part, parts
 from kpusim.operators.gemm.streams import Stream, seat_of_columns
+from kpusim.operators.seats import ZERO, Seat, loop, part, parts
 
 __all__ = ["lower"]
 
@@ -49,22 +47,14 @@ def lower(
     grid = Grid(problem, found.mapping)
     program = Program(
         name="gemm",
-        tensors=tuple(_tensors(problem, layouts)),
+        tensors=tensors(ports(problem), layouts),
         maps=_maps(grid),
-        buffers=_buffers(grid),
+        buffers=buffers(grid.map.buffers(problem)),
         semaphores=_semaphores(grid),
         tables=grid.tables(),
         sections=tuple(_sections(grid, machine, fold_instructions)),
     )
     return Lowered(program, choices(problem, machine, found, program), found.mapping, tried(problem, found))
-
-
-def _tensors(problem: Problem, layouts: Layouts) -> list[Tensor]:
-    return [
-        Tensor(port.name, port.dtype, port.shape, port.role, layout.block, layout.pitch)
-        for port in ports(problem)
-        for layout in [layouts.get(port.name, DENSE)]
-    ]
 
 
 def _maps(grid: Grid) -> tuple[TensorMap, ...]:
@@ -80,14 +70,6 @@ def _maps(grid: Grid) -> tuple[TensorMap, ...]:
     if problem.epilogue.residual:
         maps.append(TensorMap("residual_strip", "residual", strip))
     return (*maps, TensorMap("out_strip", "out", strip))
-
-
-def _buffers(grid: Grid) -> tuple[Buffer, ...]:
-    buffers: list[Buffer] = []
-    for name, (dtype, slots, shape) in grid.map.buffers(grid.problem).items():
-        offset = ceil_div(buffers[-1].end, SRAM_ALIGNMENT) * SRAM_ALIGNMENT if buffers else 0
-        buffers.append(Buffer(name, dtype, slots, shape, offset))
-    return tuple(buffers)
 
 
 def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:

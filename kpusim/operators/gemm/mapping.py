@@ -13,19 +13,16 @@ come back to it; rounds go along N (along M) first, so that they do.
 
 from __future__ import annotations
 
-from math import prod
-
 from attrs import frozen
 
 from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS
+from kpusim.operators.declare import sram_bytes
 from kpusim.operators.gemm.epilogue import temporaries
 from kpusim.operators.gemm.problem import Problem
 
-__all__ = ["ACCUMULATOR_BYTES", "READY_SLOTS", "SRAM_ALIGNMENT", "Mapping"]
+__all__ = ["ACCUMULATOR_BYTES", "READY_SLOTS", "Mapping"]
 
 ACCUMULATOR_BYTES = 4
-SRAM_ALIGNMENT = 64  # bytes
 READY_SLOTS = 2  # of dequantised B
 STRIP_ELEMENTS = 16384  # results that one epilogue and one store handle at most: large blocks overlap the two
 
@@ -119,7 +116,4 @@ class Mapping:
 
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile."""
-        return sum(
-            ceil_div(slots * ceil_div(prod(shape) * DTYPE_BITS[dtype], 8), SRAM_ALIGNMENT) * SRAM_ALIGNMENT
-            for dtype, slots, shape in self.buffers(problem).values()
-        )
+        return sram_bytes(self.buffers(problem))

@@ -4,48 +4,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from math import isfinite, prod, sqrt
+from math import prod, sqrt
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
+from kpusim.operators.activations import ACTIVATIONS
 from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port
 from kpusim.operators.gemm.groups import group_rows
 from kpusim.operators.gemm.lowering import lower
 from kpusim.operators.gemm.mapping import Mapping as GemmMapping
-from kpusim.operators.gemm.problem import ACTIVATIONS, Epilogue, Problem, ports
+from kpusim.operators.gemm.problem import Epilogue, Problem, ports
+from kpusim.operators.parameters import count, flag, number, positive
 
 __all__ = ["Gemm", "GroupedGemm"]
 
 Wide = npt.NDArray[np.float64]
-FP32_MAX = (2 - 2.0**-23) * 2.0**127  # IEEE 754 binary32
 ENTRIES = 4096  # entries of a batch, or groups: their lanes are tables of the program, or loops over them
 OUT_DTYPES = ("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "int32")
-
-
-def whole(_: object, attribute: Attribute[int], value: object) -> None:
-    """Validates an int. Unlike `instance_of(int)`: True is none."""
-    if type(value) is not int:
-        raise TypeError(f"{attribute.name} must be an int", attribute, int, value)
-
-
-def number(_: object, attribute: Attribute[float], value: object) -> None:
-    """Validates a finite int or float."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
-        raise TypeError(f"{attribute.name} must be a number", attribute, float, value)
-    if abs(value) > FP32_MAX:
-        raise ValueError(f"{attribute.name} must be a number that fp32 holds: {value}")
-
-
-positive = [whole, validators.ge(1)]
-count = [whole, validators.ge(0)]
-flag = validators.instance_of(bool)
 
 
 @frozen(kw_only=True)

@@ -8,9 +8,7 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Port
 
-__all__ = ["ACTIVATIONS", "Epilogue", "Problem", "ports"]
-
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+__all__ = ["Epilogue", "Problem", "ports"]
 
 
 @frozen(cache_hash=True)

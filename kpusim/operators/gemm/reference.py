@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import erf, pi, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
 from kpusim.dtypes import gamma, greatest, smallest, unit_roundoff
+from kpusim.operators.activations import ROUNDINGS, STEEPEST, activation_value
 from kpusim.operators.base import Array
 from kpusim.operators.gemm.problem import Problem
 
 __all__ = ["error_bound", "reference"]
 
 Wide = npt.NDArray[np.float64]
-STEEPEST = 1.13  # greatest slope of the activations: GELU's, 1.1290 at x = sqrt(2)
-ROUNDINGS = 16  # at most so many, in fp32, of an activation's value: no chain of `epilogue.chain` is as long
 
 
 def reference(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
@@ -69,7 +67,7 @@ def _finished(problem: Problem, x: Wide, bound: Wide, inputs: Mapping[str, Array
         x, bound = x + each["bias"], bound + 2 * u * (np.abs(x) + np.abs(each["bias"]) + bound)
     if epilogue.activation != "none":
         bound = STEEPEST * bound + ROUNDINGS * u * (np.abs(x) + bound)
-        x = _activation(epilogue.activation, x)
+        x = activation_value(epilogue.activation, x)
     if epilogue.residual:
         more = inputs["residual"].astype(np.float64)
         x, bound = x + more, bound + 2 * u * (np.abs(x) + np.abs(more) + bound)
@@ -84,14 +82,3 @@ def _by_row(vectors: Wide, problem: Problem) -> Wide:
     if problem.groups:
         return np.repeat(vectors, problem.groups, axis=0)
     return vectors[:, None, :] if problem.batch else vectors
-
-
-def _activation(name: str, x: Wide) -> Wide:
-    if name == "relu":
-        return np.maximum(x, 0)
-    if name == "gelu":
-        return np.asarray(0.5 * x * (1 + np.asarray(np.frompyfunc(erf, 1, 1)(x * sqrt(0.5)), np.float64)))
-    if name == "gelu_tanh":
-        return np.asarray(0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))))
-    with np.errstate(over="ignore"):
-        return np.asarray(x / (1 + np.exp(-x)))

@@ -1,0 +1,30 @@
+"""Validators of operators' parameters."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from attrs import Attribute, validators
+
+__all__ = ["FP32_MAX", "count", "flag", "number", "positive", "whole"]
+
+FP32_MAX = (2 - 2.0**-23) * 2.0**127  # IEEE 754 binary32
+
+
+def whole(_: object, attribute: Attribute[int], value: object) -> None:
+    """Validates an int. Unlike `instance_of(int)`: True is none."""
+    if type(value) is not int:
+        raise TypeError(f"{attribute.name} must be an int", attribute, int, value)
+
+
+def number(_: object, attribute: Attribute[float], value: object) -> None:
+    """Validates a finite int or float."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        raise TypeError(f"{attribute.name} must be a number", attribute, float, value)
+    if abs(value) > FP32_MAX:
+        raise ValueError(f"{attribute.name} must be a number that fp32 holds: {value}")
+
+
+positive = [whole, validators.ge(1)]
+count = [whole, validators.ge(0)]
+flag = validators.instance_of(bool)
