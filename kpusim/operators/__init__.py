@@ -1,7 +1,19 @@
 """Operators: one file or folder a family, found by name."""
 
-from kpusim.operators.base import Lowered, Operator, Port
+from kpusim.operators.base import Example, Family, Lowered, Operator, Port
 from kpusim.operators.mapping_file import lower_as, mapping_toml
-from kpusim.operators.registry import FAMILIES, build_operator, make_operator
+from kpusim.operators.registry import FAMILIES, build_operator, make_operator, text_of
 
-__all__ = ["FAMILIES", "Lowered", "Operator", "Port", "build_operator", "lower_as", "make_operator", "mapping_toml"]
+__all__ = [
+    "FAMILIES",
+    "Example",
+    "Family",
+    "Lowered",
+    "Operator",
+    "Port",
+    "build_operator",
+    "lower_as",
+    "make_operator",
+    "mapping_toml",
+    "text_of",
+]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from kpusim.isa.layout import Layout
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
-__all__ = ["ROW_MAJOR", "Layouts", "Lowered", "Operator", "Port", "Tried"]
+__all__ = ["ROW_MAJOR", "Example", "Family", "Layouts", "Lowered", "Operator", "Port", "Tried"]
 
 Array = npt.NDArray[np.generic]
 
@@ -91,6 +92,10 @@ class Operator(Protocol):
         """Dtype of the factors of its matmuls, for the compute roof."""
 
     @property
+    def vector_work(self) -> Mapping[str, int]:
+        """Elements that the vector engine must work on by class of instruction, however it is lowered: for the roof."""
+
+    @property
     def compulsory_bytes(self) -> int:
         """Every input and output once."""
 
@@ -114,3 +119,22 @@ class Operator(Protocol):
 
     def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
         """For each output, how far fp32 arithmetic may be off, elementwise, before rounding to the output's dtype."""
+
+
+@frozen
+class Example:
+    """A line of the catalogue: an operator as text, and what it shows."""
+
+    text: str
+    shows: str
+
+
+class Family(Operator, Protocol):
+    """What the class of a family offers beside its operators."""
+
+    examples: ClassVar[tuple[Example, ...]]
+    """Small enough for a second each on any machine; together they show every variant."""
+
+    @classmethod
+    def draw(cls, random: Random) -> Self:
+        """A small operator for tests: any variant, dtype and odd sizes, 1s too; `check` may still refuse it."""

@@ -66,6 +66,11 @@ class Given:
         return "bf16"
 
     @property
+    def vector_work(self) -> Mapping[str, int]:
+        """Not known before it has run."""
+        return {}
+
+    @property
     def compulsory_bytes(self) -> int:
         """Every tensor once, without what lies between its rows."""
         return sum(DENSE.size_bytes(tensor.shape, tensor.dtype) for tensor in self.program.tensors)

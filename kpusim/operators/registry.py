@@ -10,12 +10,12 @@ from typing import Any, cast
 import attrs
 
 from kpusim.errors import UserError
-from kpusim.operators.base import Operator
+from kpusim.operators.base import Family, Operator
 from kpusim.operators.gemm import Gemm, GroupedGemm
 
-__all__ = ["FAMILIES", "build_operator", "make_operator"]
+__all__ = ["FAMILIES", "build_operator", "make_operator", "text_of"]
 
-FAMILIES: Mapping[str, type] = MappingProxyType({family.family: family for family in (Gemm, GroupedGemm)})
+FAMILIES: Mapping[str, type[Family]] = MappingProxyType({family.family: family for family in (Gemm, GroupedGemm)})
 
 
 def make_operator(text: str, where: str = "--op") -> Operator:
@@ -41,7 +41,7 @@ def build_operator(family: str, params: Mapping[str, object], where: str, *, che
     if family not in FAMILIES:
         raise UserError("unknown operator", where=where, found=family, allowed=[*FAMILIES])
     kind = FAMILIES[family]
-    fields = {field.name: field for field in attrs.fields(kind)}
+    fields = {field.name: field for field in attrs.fields(cast(Any, kind))}
     for name in params:
         if name not in fields:
             raise UserError(f"{family} has no such parameter", where=where, found=name, allowed=[*fields])
@@ -51,13 +51,20 @@ def build_operator(family: str, params: Mapping[str, object], where: str, *, che
             raise UserError(f"{family} needs the parameter {name}", where=where, found=given, allowed=[*fields])
         if name in params:
             _check(family, name, params[name], field, where)
-    operator = cast(Operator, kind(**params))
+    operator = cast(Operator, cast(Any, kind)(**params))
     if check:
         try:
             operator.check()
         except UserError as error:
             raise UserError(f"impossible {family}: {error}", where=where) from error
     return operator
+
+
+def text_of(operator: Operator) -> str:
+    """The text that `make_operator` reads back as an equal operator; parameters at their defaults are left out."""
+    fields = {field.name: field.default for field in attrs.fields(cast(Any, type(operator)))}
+    given = {name: getattr(operator, name) for name in fields if getattr(operator, name) != fields[name]}
+    return f"{operator.family}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def _check(family: str, name: str, value: object, field: Any, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from attrs import frozen
@@ -66,7 +66,7 @@ def bind(
     where = loaded.where(*path, "family")
     if spec.family not in FAMILIES:
         raise UserError("unknown operator", where=where, found=spec.family, allowed=list(FAMILIES))
-    fields = {field.name: field for field in attrs.fields(FAMILIES[spec.family])}
+    fields = {field.name: field for field in attrs.fields(cast(Any, FAMILIES[spec.family]))}
     dimensions = [name for name, field in fields.items() if field.default is attrs.NOTHING]
     options = dict(_options(loaded, path, spec, fields, dimensions, symbols))
     sizeless = _Sizeless(spec.family, fields, options | dict.fromkeys(dimensions, 1), loaded.where(*path, "options"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from math import prod, sqrt
-from typing import ClassVar
+from random import Random
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.activations import ACTIVATIONS
-from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.gemm.draw import draw_matmul
 from kpusim.operators.gemm.groups import group_rows
 from kpusim.operators.gemm.lowering import lower
 from kpusim.operators.gemm.mapping import Mapping as GemmMapping
@@ -115,6 +117,11 @@ class Matmul:
         return self.dtype
 
     @property
+    def vector_work(self) -> Mapping[str, int]:
+        """None that could be the roof."""
+        return {}
+
+    @property
     def compulsory_bytes(self) -> int:
         """Every input and output once; of ragged groups' tensors, those of groups without rows not at all."""
         problem = self.problem
@@ -163,11 +170,23 @@ class Gemm(Matmul):
     """
 
     family: ClassVar[str] = "gemm"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example("gemm(m=256, n=512, k=256)", "a matmul in bf16 with fp32 sums"),
+        Example("gemm(m=16, n=512, k=512, b_dtype=int4, scale_group=128)", "int4 weights with scales"),
+        Example("gemm(m=128, n=256, k=256, bias=true, activation=gelu, residual=true)", "an epilogue"),
+        Example("gemm(m=64, n=64, k=128, batch=8)", "a batch"),
+    )
 
     m: int = field(validator=positive)
     n: int = field(validator=positive)
     k: int = field(validator=positive)
     batch: int = field(default=0, validator=[*count, validators.le(ENTRIES)], kw_only=True)
+
+    @classmethod
+    def draw(cls, random: Random) -> Self:
+        """With or without a batch."""
+        m, n, k, options = draw_matmul(random)
+        return cls(m, n, k, batch=random.choice((0, 0, 1, 3)), **options)
 
     @property
     def dimensions(self) -> Mapping[str, int]:
@@ -189,12 +208,23 @@ class GroupedGemm(Matmul):
     """
 
     family: ClassVar[str] = "grouped_gemm"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example("grouped_gemm(groups=8, m=256, n=256, k=128)", "experts with equal loads"),
+        Example('grouped_gemm(groups=8, m=256, n=256, k=128, rows="zipf 1.2")', "experts with skewed loads"),
+    )
 
     groups: int = field(validator=[*positive, validators.le(ENTRIES)])
     m: int = field(validator=positive)
     n: int = field(validator=positive)
     k: int = field(validator=positive)
     rows: str = field(default="even", validator=validators.instance_of(str), kw_only=True)
+
+    @classmethod
+    def draw(cls, random: Random) -> Self:
+        """Rows in any share, groups without any too."""
+        m, n, k, options = draw_matmul(random)
+        groups = random.choice((1, 2, 5))
+        return cls(groups, m, n, k, rows=random.choice(("even", "zipf 1.2", "zipf 2.5")), **options)
 
     @property
     def dimensions(self) -> Mapping[str, int]:
