@@ -1,0 +1,38 @@
+"""Which rows of keys and values are gathered: page tables, kept positions and chosen blocks, drawn with a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kpusim.isa.expr import ceil_div
+from kpusim.operators.attention.problem import Problem
+
+__all__ = ["gathered"]
+
+Rows = npt.NDArray[np.int64]
+
+
+def gathered(problem: Problem) -> Rows:
+    """The values of the tensor that lists rows, in its shape.
+
+    Pages lie anywhere in the pool, each used once. Positions are ascending, without duplicates. Blocks are ascending,
+    the last that a query block sees always among them; only the first `Problem.chosen_counts` of them are read.
+    """
+    generator = np.random.default_rng(problem.seed)
+    if problem.page:
+        shape = problem.batch, ceil_div(problem.keys, problem.page)
+        return generator.permutation(problem.pages)[: shape[0] * shape[1]].reshape(shape)
+    if problem.kept:
+        draws = [generator.choice(problem.keys, problem.kept, replace=False) for _ in range(problem.entries)]
+        return np.sort(np.array(draws, np.int64), axis=1)
+    seen = np.maximum(-(-problem.highest // problem.block), 1)
+    rows = [int(seen[min(row + problem.block, problem.queries) - 1]) for row in range(0, problem.queries, problem.block)]
+    draws = [_chosen(problem.blocks, last, generator) for _ in range(problem.entries) for last in rows]
+    return np.array(draws, np.int64).reshape(problem.entries, len(rows), problem.blocks)
+
+
+def _chosen(count: int, seen: int, generator: np.random.Generator) -> Rows:
+    """`count` of the first `seen` key blocks, the last of them included (and repeated behind fewer)."""
+    others = generator.permutation(seen - 1)[: count - 1]
+    return np.append(np.sort(others), np.full(count - len(others), seen - 1))
