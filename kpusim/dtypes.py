@@ -44,6 +44,7 @@ _NUMPY: Mapping[str, np.dtype[Any]] = MappingProxyType(
         "uint8": np.dtype(np.uint8),
         "int4": np.dtype(np.int8),
         "int2": np.dtype(np.int8),
+        "int64": np.dtype(np.int64),
     }
 )
 

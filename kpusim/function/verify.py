@@ -100,7 +100,7 @@ def random_inputs(program: Program, seed: int) -> dict[str, Array]:
 
 
 def _assumed(tensor: Tensor, values: tuple[int, ...]) -> Array:
-    return np.array(values, np.int32).reshape(tensor.shape)
+    return np.array(values, numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
 
 def _random(tensor: Tensor, generator: np.random.Generator) -> Array:

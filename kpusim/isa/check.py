@@ -17,7 +17,7 @@ from kpusim.isa.extents import extent_problems
 from kpusim.isa.legality import instruction_problems
 from kpusim.isa.program import Instruction, Loop, Node, Program, Section
 from kpusim.isa.rounds import semaphore_problems
-from kpusim.isa.tables import DTYPE_BITS
+from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.isa.walk import section_codes
 
 __all__ = ["Limits", "check_program"]
@@ -82,9 +82,9 @@ def _declarations(program: Program, limits: Limits) -> Iterator[UserError]:
     for table in program.tables:
         if table.assumed:
             tensor = tensors[table.assumed]
-            if tensor.dtype != "int32" or prod(tensor.shape) != len(table.values):
+            if tensor.dtype not in DTYPE_GROUPS["index"] or prod(tensor.shape) != len(table.values):
                 found = f"{len(table.values)} values, tensor {tensor.name} {tensor.dtype} {list(tensor.shape)}"
-                allowed = "an int32 tensor of as many elements"
+                allowed = "an int32 or int64 tensor of as many elements"
                 yield UserError("no tensor to assume", where=f"table {table.name}", found=found, allowed=allowed)
 
 
