@@ -30,9 +30,11 @@ class Problem:
     kv_dtype: of keys and values as they are stored. Where it is not dtype they are dequantised: keys with a scale a
     channel for every `scale_group` tokens, values with one a token (KIVI, arXiv:2402.02750, there with zero points).
     tokens_first: Q, K, V and out are [batch * tokens, heads * dim] instead of [batch * heads, tokens, dim].
-    page: tokens of a page of the pool of `pages`, in which each entry of the batch has a page table.
-    kept: so many positions of each head of keys are read (H2O, SnapKV). block, blocks: of each query block of `block`
-    queries so many key blocks of as many keys are read, the last one that it sees among them. shared: values are the first value_dim columns of keys (MLA).
+    page: tokens of a page of the pool of `pages` that each head of keys has (rows h * pages on of the tensor are head
+    h's), in which each entry of the batch has a page table.
+    kept: so many positions of each head of keys are read (H2O, SnapKV). block, blocks: each query block of `block`
+    queries reads so many key blocks of as many keys, the last one that it sees among them. shared: values are the first
+    value_dim columns of keys (MLA).
     rope: rotates "q", or "qk", by position, halves of head_dim against each other.
     """
 
@@ -87,6 +89,22 @@ class Problem:
         return self.page or self.block or bool(self.kept)
 
     @property
+    def grain(self) -> int:
+        """Keys that only come together: those of a page, of a chosen block, or of a scale."""
+        if self.page or self.block:
+            return self.page or self.block
+        return self.scale_group if self.quantized and not self.kept else 1
+
+    @property
+    def masked(self) -> bool:
+        """Whether a block may hold keys that some of its queries do not see."""
+        return self.causal or self.length % self.grain > 0
+
+    def prepared(self, name: str) -> bool:
+        """Whether "k" or "v" are made ready by the vector engine before they are multiplied."""
+        return self.quantized or (name == "k" and self.rope == "qk")
+
+    @property
     def length(self) -> int:
         """Keys of one sequence that are there to be seen."""
         return self.kept or self.keys
@@ -96,13 +114,13 @@ class Problem:
         """The position of the first query."""
         return self.length - self.queries
 
-    @property
+    @cached_property
     def lowest(self) -> Positions:
         """[queries]: the first key that each query sees beside the sinks."""
         positions = np.arange(self.queries, dtype=np.int64) + self.offset
         return np.maximum(positions - self.window + 1, 0) if self.window else np.zeros_like(positions)
 
-    @property
+    @cached_property
     def highest(self) -> Positions:
         """[queries]: the key behind the last that each query sees."""
         positions = np.arange(self.queries, dtype=np.int64) + self.offset
@@ -118,7 +136,7 @@ class Problem:
         sinks = np.minimum(np.minimum(low, self.sinks), high)
         return int((np.maximum(high - low, 0) + sinks).sum())
 
-    @property
+    @cached_property
     def chosen_counts(self) -> Positions:
         """[query blocks]: key blocks that each reads: `blocks`, or all that it sees where those are fewer."""
         seen = -(-self.highest[self.block - 1 :: self.block] // self.block)
@@ -143,8 +161,8 @@ class Problem:
     def key_bytes(self) -> int:
         """Bytes of one key as it is stored, with its scales, and of its value where that is stored beside it."""
         bits = (self.head_dim + (0 if self.shared else self.value_dim)) * DTYPE_BITS[self.kv_dtype]
-        scales = DTYPE_BITS[self.dtype] * (ceil_div(self.head_dim, self.scale_group) + 1) if self.quantized else 0
-        return ceil_div(bits + scales, 8)
+        each = 1 if self.kept else ceil_div(self.head_dim, self.scale_group)  # scales of a key; a value has one
+        return ceil_div(bits + (DTYPE_BITS[self.dtype] * (each + 1) if self.quantized else 0), 8)
 
     @property
     def query_bytes(self) -> int:
