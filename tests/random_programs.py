@@ -14,6 +14,7 @@ from random import Random
 from attrs import Factory, define
 from random_work import BUFFERS, MAPS, SIZES, TABLES, Work, tensors
 
+from kpusim.fuzz.machines import CHOICES, FAST
 from kpusim.isa.expr import Const, Lookup, Name
 from kpusim.isa.program import Instruction, Loop, Program, Section, Semaphore, SemaphoreRef, Signal, TileSet
 from kpusim.machine import load_machine
@@ -23,43 +24,6 @@ __all__ = ["random_case"]
 TAKE, SEND, RECEIVE, GIVE = range(4)  # source waits for a credit, signals; target waits, gives the credit back
 WAITS, SIGNALS = (TAKE, RECEIVE), (SEND, GIVE)
 UNDER_WAY = 3  # tokens of a channel without credits, at most
-
-CHOICES = {  # what machines differ in; nothing: as kpu-tiny
-    "tiles": ["", "tiles.rows=1 tiles.columns=3", "tiles.columns=1"],
-    "folds": ["", "matrix.overlap_folds=true"],
-    "vector": ["", "vector.lanes=256 sram.ports.vector=4096B/cycle", "vector.startup=3cycles"],
-    "matrix": ["", "matrix.rows=1 matrix.columns=1", "matrix.rows=16 matrix.columns=16 matrix.macs_per_cell.bf16=16"],
-    "placement": ["", "dma.placement=tile", "", "dma.placement=west", "dma.placement=corners",
-                  "dma.placement=column-ends"],
-    "topology": ["", "noc.topology=torus", "noc.topology=ring", "noc.topology=crossbar"],
-    "attach": ["", "", "hbm.attach=edges", "hbm.attach=edges hbm.stacks=2 hbm.channels=3"],
-    "rate": ["", "dma.bandwidth=64B/cycle noc.bandwidth=64B/cycle sram.ports.dma=64B/cycle",
-             "dma.bandwidth=5.5B/cycle", "noc.bandwidth=2.7B/cycle", "sram.ports.dma=3B/cycle"],
-    "setup": ["", "dma.setup=0cycles", "dma.setup=9cycles"],
-    "limit": ["", "dma.outstanding=1B", "dma.outstanding=96B"],
-    "rows": ["", "dma.rows=0.3rows/cycle", "dma.rows=0.3rows/cycle dma.coalesce=96B"],
-    "priorities": ["", "dma.priorities=[0,1,0,1]"],
-    "hop": ["", "noc.hop=0cycles sram.latency=0cycles", "noc.hop=5cycles"],
-    "channels": ["", "hbm.channels=1", "hbm.channels=8 hbm.hash=rotate", "hbm.bandwidth=4096B/cycle"],
-    "latency": ["", "hbm.controller=0cycles hbm.read=0cycles hbm.row_activate=0cycles hbm.precharge=0cycles "
-                "hbm.activate_gap=0cycles"],
-    "refresh": ["", "hbm.refresh=123cycles"],
-    "barrier": ["", "front_end.barrier=0cycles"],
-    "dataflow": ["", "matrix.dataflow=weight-stationary", "matrix.dataflow=input-stationary"],
-    "cells": ["", "matrix.macs_per_cell.bf16=2/3"],
-    "ports": ["", "sram.ports.matrix=33.3B/cycle", "sram.ports.vector=5B/cycle",
-              "sram.ports.matrix=2.5B/cycle sram.ports.vector=20B/cycle"],
-    "sharing": [*[""] * 6, "sram.sharing=shared", "sram.sharing=shared sram.banks=3 sram.bank_bandwidth=2.7B/cycle",
-                "sram.sharing=shared sram.interleave=1KiB sram.bank_bandwidth=16B/cycle"],
-    "shared": [*[""] * 4, "shared.kind=cache shared.capacity=8KiB shared.block=4KiB shared.ways=2 shared.line=32B "
-               "shared.bandwidth=13.3B/cycle shared.latency=3cycles",
-               "shared.kind=cache shared.capacity=64KiB shared.ways=4 shared.write=through shared.bandwidth=64B/cycle"],
-}  # fmt: skip
-FAST = [  # everything shared takes a cycle or none, so that much falls into one cycle
-    "dma.bandwidth=64B/cycle", "noc.bandwidth=64B/cycle", "sram.ports.dma=64B/cycle", "dma.setup=0cycles",
-    "noc.hop=0cycles", "sram.latency=0cycles", "hbm.bandwidth=4096B/cycle", "hbm.controller=0cycles",
-    "hbm.read=0cycles", "hbm.row_activate=0cycles", "hbm.precharge=0cycles", "hbm.activate_gap=0cycles",
-]  # fmt: skip
 
 
 def random_case(seed, sets=()):

@@ -31,6 +31,7 @@ FLOORS = {
     "report": 6,
     "golden": 6,
     "api": 6.1,
+    "fuzz": 6.1,
     "bench": 6.2,
     "pytest_plugin": 7,
     "cli": 7,

@@ -13,6 +13,7 @@ __all__ = [
     "address_patterns",
     "dram_files",
     "explained_words",
+    "families",
     "files",
     "machine_files",
     "machine_lists",
@@ -88,8 +89,15 @@ def workloads(ctx: Context, param: Parameter, incomplete: str) -> list[Completio
     return [*_beginning(workload_names(), incomplete), *files(".toml")(ctx, param, incomplete)]
 
 
+def families(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Names of families of operators."""
+    from kpusim.operators import FAMILIES
+
+    return _beginning(FAMILIES, incomplete)
+
+
 def operators(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Families of operators."""
+    """Families of operators, as calls."""
     from kpusim.operators import FAMILIES
 
     return _beginning((f"{family}(" for family in FAMILIES), incomplete)

@@ -14,8 +14,8 @@ DELAY = 1.0  # seconds
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Yield what is called at the beginning of each of `total` steps, with its name.
+def progress(label: str, total: int | None) -> Iterator[Callable[[str], None]]:
+    """Yield what is called at the beginning of each of `total` steps (None: nobody knows how many), with its name.
 
     After a second a bar appears on stderr, and goes at the end; nothing is shown where stderr is no terminal.
     """
@@ -34,7 +34,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 class _Bar:
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int | None) -> None:
         self._label, self._total = label, total
         self._begun, self._name, self._closed = 0, "", False
         self._lock = Lock()

@@ -1,7 +1,7 @@
 """Operators: one file or folder a family, found by name."""
 
 from kpusim.operators.base import Example, Family, Lowered, Operator, Port
-from kpusim.operators.mapping_file import lower_as, mapping_toml
+from kpusim.operators.mapping_file import lower_as, mapping_text, mapping_toml, parse_mapping
 from kpusim.operators.registry import FAMILIES, build_operator, make_operator, text_of
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "build_operator",
     "lower_as",
     "make_operator",
+    "mapping_text",
     "mapping_toml",
+    "parse_mapping",
     "text_of",
 ]

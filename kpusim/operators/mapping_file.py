@@ -1,8 +1,9 @@
-"""Mapping files: a mapping of an operator as TOML, one key a field of its family's `mapping_type`."""
+"""Mappings of operators as TOML files, one key a field of the family's `mapping_type`, and as text of one line."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +16,12 @@ from kpusim.errors import UserError
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered, Operator
 from kpusim.structured import BadValue, exactly, telling_error
-from kpusim.tomlfile import Key, TomlFile, read_toml
+from kpusim.tomlfile import Key, TomlFile, parse_toml, read_toml
 
-__all__ = ["load_mapping", "lower_as", "mapping_toml"]
+__all__ = ["load_mapping", "lower_as", "mapping_text", "mapping_toml", "parse_mapping"]
+
+
+_NUMBER = re.compile(r"-?\d+")
 
 
 def lower_as(
@@ -42,15 +46,19 @@ def load_mapping(path: str | Path, operator: Operator) -> Any:
 
     Raises UserError, naming file, line and key, for a file that is missing, misspelt or describes something else.
     """
-    kind = operator.mapping_type
-    if kind is None:
-        raise UserError(f"there is no mapping of a {operator.family} to force", where=str(path))
-    file = read_toml(Path(path))
-    try:
-        return _converter().structure(file.table, kind)
-    except cattrs.ClassValidationError as group:
-        key, error = telling_error(group)
-        raise _user_error(file, key, error, kind) from None
+    return _structured(lambda: read_toml(Path(path)), str(path), operator)
+
+
+def parse_mapping(text: str, operator: Operator, where: str) -> Any:
+    """The mapping that a line such as "block=64,kept=a" tells. Raises UserError as `load_mapping`, with `where`."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    lines = (f"{name.strip()} = {value if _NUMBER.fullmatch(value) else json.dumps(value)}" for name, _, value in pairs)
+    return _structured(lambda: parse_toml("\n".join(lines), where), where, operator)
+
+
+def mapping_text(mapping: Any) -> str:
+    """The line that `parse_mapping` reads back as an equal mapping."""
+    return ",".join(f"{name}={value}" for name, value in attrs.asdict(mapping).items())
 
 
 def mapping_toml(mapping: Any, title: str) -> str:
@@ -59,6 +67,18 @@ def mapping_toml(mapping: Any, title: str) -> str:
     return f"# {shown}\n" + "".join(
         f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in attrs.asdict(mapping).items()
     )
+
+
+def _structured(read: Callable[[], TomlFile], where: str, operator: Operator) -> Any:
+    kind = operator.mapping_type
+    if kind is None:
+        raise UserError(f"there is no mapping of a {operator.family} to force", where=where)
+    file = read()
+    try:
+        return _converter().structure(file.table, kind)
+    except cattrs.ClassValidationError as group:
+        key, error = telling_error(group)
+        raise _user_error(file, key, error, kind) from None
 
 
 def _converter() -> cattrs.Converter:
