@@ -7,6 +7,7 @@ from typing import Any
 
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.activations import ACTIVATIONS
+from kpusim.operators.gemm.problem import PROLOGUES
 
 __all__ = ["MOST", "draw_matmul", "draw_size"]
 
@@ -33,4 +34,6 @@ def draw_matmul(random: Random) -> tuple[int, int, int, dict[str, Any]]:
         options |= {name: random.random() < 0.5 for name in ("column_scale", "bias", "residual")}
     elif dtype == "int8" and random.random() < 0.5:
         options["out_dtype"] = "int32"
+    if dtype in DTYPE_GROUPS["real"] and random.random() < 0.3:
+        options |= {"prologue": random.choice(PROLOGUES[1:]), "transpose_a": False}
     return draw_size(random), draw_size(random, steps=steps), draw_size(random, steps=steps), options

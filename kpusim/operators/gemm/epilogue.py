@@ -31,6 +31,8 @@ def chain(problem: Problem) -> tuple[Step, ...]:
         at = home
 
     scales: list[str | float] = [epilogue.alpha] if epilogue.alpha != 1.0 else []
+    if problem.prologue.by_row:
+        scales.append("norm")
     if epilogue.column_scale:
         scales.append("scale")
     fused = scales.pop() if scales and epilogue.bias and home == "acc" else None
@@ -47,6 +49,8 @@ def chain(problem: Problem) -> tuple[Step, ...]:
     if epilogue.residual:
         then("add", at, "residual")
     if problem.out_dtype.startswith("fp8"):
+        if at != home:
+            then("cast", at)
         then("quantize", at, 1.0, 0.0)
     if not steps:
         then("cast", at)

@@ -13,6 +13,7 @@ from kpusim.machine import Machine
 from kpusim.operators.gemm.epilogue import chain_cycles
 from kpusim.operators.gemm.mapping import ACCUMULATOR_BYTES, Mapping
 from kpusim.operators.gemm.problem import Problem
+from kpusim.operators.gemm.prologue import block_cycles, row_cycles
 from kpusim.operators.gemm.traffic import hbm_cycles, row_openings, traffic
 
 __all__ = ["Cost", "cost"]
@@ -148,12 +149,13 @@ class _Estimate:
         last = ceil_div(self.problem.k, self.map.grid_k) - (self.depth - 1) * deep
         strip = chain_cycles(self.problem, self.machine, min(rows, self.map.strip_rows), columns)
         strips = ceil_div(rows, self.map.strip_rows)
-        unpack = self.dequantize()
-        vector = self.rounds * (self.adds() + strips * strip + self.depth * unpack)
+        factors = self.dequantize() + block_cycles(self.problem, self.map, self.machine)
+        roots = row_cycles(self.problem, self.map, self.machine)
+        vector = self.rounds * (self.adds() + roots + strips * strip + self.depth * factors)
         matrix = self.rounds * ((self.depth - 1) * occupancy + timer(rows, columns, last)[0])
         if self.map.accumulators == 1 or self.map.grid_k > 1:  # partial sums have one place only
-            matrix += (self.rounds - 1) * (drain + joined + strips * strip)
-        return matrix, vector, occupancy + unpack, drain + joined + strip
+            matrix += (self.rounds - 1) * (drain + joined + roots + strips * strip)
+        return matrix, vector, occupancy + factors, drain + joined + roots + strip
 
     def dequantize(self) -> int:
         """Cycles of the vector engine for one block of B."""
@@ -191,7 +193,8 @@ class _Estimate:
         planes = self.map.grid_batch * self.map.grid_k
         groups_a, groups_b = (planes * groups for groups in self.active())
         scales = self.transfer(0) if self.problem.quantized else 0
-        a = self.share(groups_a) * self.transfer(self.a_step)
+        vectors = len(self.problem.prologue.vectors) * self.transfer(0)
+        a = self.share(groups_a) * (self.transfer(self.a_step) + vectors)
         b = self.share(groups_b) * (self.transfer(self.b_step) + scales)
         both = 0
         if 2 * max(groups_a, groups_b) > self.machine.dma_engines:  # else A and B have engines of their own
@@ -234,6 +237,7 @@ class _Estimate:
         if not parts:
             return 0, 0
         one = self.transfer(ACCUMULATOR_BYTES * self.block_m * self.block_n)
+        one += self.transfer(0) if self.problem.prologue.by_row else 0
         return parts * one, max(parts * one, self.adds()) + min(one, self.adds() // parts) + self.hops
 
     def noc(self) -> int:

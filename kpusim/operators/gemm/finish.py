@@ -8,6 +8,7 @@ from kpusim.machine import Machine
 from kpusim.operators.gemm.epilogue import STRIP, chain
 from kpusim.operators.gemm.grid import DST, TILE, Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS
+from kpusim.operators.gemm.prologue import clear_sums, normalize, root
 from kpusim.operators.gemm.streams import PASS_QUEUE, STORE_QUEUE, dequantize
 from kpusim.operators.seats import ZERO, Seat, loop, part
 from kpusim.operators.steps import Step
@@ -74,28 +75,48 @@ def reduce(grid: Grid, machine: Machine) -> Section:
             Signal(SemaphoreRef("acc_free", source, acc), "read"),
         )
         views = target, _view("acc", acc, *ranges, tiles=TileSet(source))
-        return (Instruction("copy", views, (), waits, signals),)
+        if not grid.problem.prologue.by_row:
+            return (Instruction("copy", views, (), waits, signals),)
+        sums = (
+            _view("norm_partial", number, ranges[0], Range(), tiles=TileSet(tile)),
+            _view("norm_sum", round_ % 2, ranges[0], Range(), tiles=TileSet(source)),
+        )
+        taken = (Signal(SemaphoreRef("norm_free", source, round_ % 2), "read"),)
+        return Instruction("copy", sums, (), waits, taken), Instruction("copy", views, (), (), signals)
 
     body = loop("w", grid.rounds, loop("x", grid.map.grid_k - 1, *seat.each(copy)))
     return seat.section(PASS_QUEUE, (body,))
 
 
 def vector_sections(grid: Grid) -> list[Section]:
-    """The vector engines: B dequantised a few steps ahead of the epilogue of the round before."""
-    parts, round_, step = grid.map.grid_k, Name("w"), Name("k")
-    if not grid.problem.quantized:
+    """The vector engines: factors made ready a few steps ahead of the epilogue of the round before."""
+    parts, round_, problem = grid.map.grid_k, Name("w"), grid.problem
+    factors = _factors(grid, round_, Name("k"))
+    if not factors:
         return [grid.tile_section("vector", 0, parts, loop("w", grid.rounds, *epilogue(grid, round_)))]
-    ahead = min(READY_SLOTS, grid.steps)  # more would wait for the epilogue that follows
+    slots = ([READY_SLOTS] if problem.quantized else []) + ([grid.map.slots] if problem.prologue.vectors else [])
+    ahead = min(*slots, grid.steps)  # more would wait for the epilogue that follows
     left = Const(grid.rounds) - round_  # 0 in the last turn, which has only the epilogue
 
     def steps(low: int, high: int) -> Node:
-        return Loop("k", Const(low), minimum(high, left * high), dequantize(grid, round_, step))
+        return Loop("k", Const(low), minimum(high, left * high), factors)
 
     before = Loop("e", ZERO, minimum(1, round_), epilogue(grid, round_ - 1))
     rest = [steps(ahead, grid.steps)] if ahead < grid.steps else []
-    finishing = loop("w", grid.rounds + 1, steps(0, ahead), before, *rest)
-    others = loop("w", grid.rounds, loop("k", grid.steps, *dequantize(grid, round_, step)))
+    clear, taken = [], []
+    if problem.prologue.by_row:
+        clear = [Loop("z", ZERO, minimum(1, left), (clear_sums(grid, round_),))]
+        taken = [Instruction("sync", waits=(SemaphoreRef("norm_free", TILE, round_ % 2),)), clear_sums(grid, round_)]
+    finishing = loop("w", grid.rounds + 1, *clear, steps(0, ahead), before, *rest)
+    others = loop("w", grid.rounds, *taken, loop("k", grid.steps, *factors))
     return [grid.tile_section("vector", part, parts, others if part else finishing) for part in range(parts)]
+
+
+def _factors(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
+    """What makes the factors of a step ready: () where they are as they come."""
+    quantized, normalized = grid.problem.quantized, bool(grid.problem.prologue.vectors)
+    dequantized = dequantize(grid, round_, step) if quantized else ()
+    return *dequantized, *(normalize(grid, round_, step) if normalized else ())
 
 
 def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
@@ -106,20 +127,22 @@ def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
     if vectors:
         free.append(Signal(SemaphoreRef("vectors_free", grid.own_group("n") // grid.map.grid_k, round_ % 2), "read"))
     strips = loop("t", grid.map.strips, *_strip(grid, round_, Name("t")))
-    added = [loop("x", grid.map.grid_k - 1, _add_partial(grid, round_))] if grid.map.grid_k > 1 else []
-    return Instruction("sync", waits=tuple(full)), *added, strips, Instruction("sync", signals=tuple(free))
+    added = [loop("x", grid.map.grid_k - 1, *_add_partial(grid, round_))] if grid.map.grid_k > 1 else []
+    roots = root(grid, round_) if grid.problem.prologue.by_row else ()
+    return Instruction("sync", waits=tuple(full)), *added, *roots, strips, Instruction("sync", signals=tuple(free))
 
 
-def _add_partial(grid: Grid, round_: Expr) -> Instruction:
+def _add_partial(grid: Grid, round_: Expr) -> tuple[Instruction, ...]:
     number, ranges = Name("x"), _existing(grid, round_, *grid.place)
     acc = _view("acc", round_ % grid.map.accumulators, *ranges)
-    return Instruction(
-        "add",
-        (acc, acc, _view("partial", number, *ranges)),
-        (),
-        (SemaphoreRef("partial_full", TILE, number),),
-        (Signal(SemaphoreRef("partial_free", TILE, number), "read"),),
-    )
+    full = (SemaphoreRef("partial_full", TILE, number),)
+    free = (Signal(SemaphoreRef("partial_free", TILE, number), "read"),)
+    operands = acc, acc, _view("partial", number, *ranges)
+    if not grid.problem.prologue.by_row:
+        return (Instruction("add", operands, (), full, free),)
+    sums = _view("norm_sum", round_ % 2, ranges[0], Range())
+    more = _view("norm_partial", number, ranges[0], Range())
+    return Instruction("add", (sums, sums, more), (), full), Instruction("add", operands, (), (), free)
 
 
 def _strip(grid: Grid, round_: Expr, strip: Expr) -> tuple[Instruction, ...]:
@@ -135,6 +158,7 @@ def _strip(grid: Grid, round_: Expr, strip: Expr) -> tuple[Instruction, ...]:
         "residual": View("residual_tile", number % 2, ranges),
         **{name: View(name, ZERO, ranges) for name in ("work", "temp")},
         **{name: View(f"{name}_tile", round_ % 2, (Range(), width)) for name in ("scale", "bias")},
+        "norm": View("norm_sum", round_ % 2, (rows, Range())),
     }
 
     def instruction(step: Step) -> Instruction:

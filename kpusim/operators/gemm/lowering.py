@@ -66,6 +66,7 @@ def _maps(grid: Grid) -> tuple[TensorMap, ...]:
     maps = [TensorMap("a_block", "a", (*batch, *a)), TensorMap("b_block", "b", (*each_b, *b))]
     if problem.quantized:
         maps.append(TensorMap("b_scale_block", "b_scale", (*each_b, mapping.scales(problem), mapping.block_n)))
+    maps += [TensorMap(f"{name}_part", name, (mapping.block_k,)) for name in problem.prologue.vectors]
     maps += [TensorMap(f"{name}_part", name, (*each_b, mapping.block_n)) for name in problem.epilogue.vectors]
     if problem.epilogue.residual:
         maps.append(TensorMap("residual_strip", "residual", strip))
@@ -87,12 +88,15 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     ]
     if problem.quantized:
         found += [Semaphore("b_ready", tiles, READY_SLOTS), Semaphore("b_used", tiles, READY_SLOTS, 1)]
+    if problem.prologue.vectors:
+        found.append(Semaphore("a_ready", tiles, slots))
     if mapping.resident:
         groups = mapping.grid_m if mapping.resident == "a" else mapping.grid_n
         found += [*pair("share", tiles, mapping.shares(problem)), Semaphore("share_ahead", groups, 1, slots)]
     found += pair("acc", tiles, mapping.accumulators)
     if mapping.grid_k > 1:
         found += pair("partial", tiles, mapping.grid_k - 1)
+        found += [Semaphore("norm_free", tiles, 2, 1)] if problem.prologue.by_row else []
     if problem.epilogue.vectors:
         columns = mapping.grid_batch * mapping.grid_n
         found += [Semaphore("vectors_full", tiles, 2), Semaphore("vectors_free", columns, 2, 1, mapping.grid_m)]
@@ -127,7 +131,7 @@ def _multiply(grid: Grid, machine: Machine, folds: bool) -> Section:
         slot_b = count % READY_SLOTS
         b = "b_tile", slot_b
         ready, used = SemaphoreRef("b_ready", TILE, slot_b), SemaphoreRef("b_used", TILE, slot_b)
-    waits = SemaphoreRef("a_full", TILE, slot), ready
+    waits = SemaphoreRef("a_ready" if grid.problem.prologue.vectors else "a_full", TILE, slot), ready
     signals = Signal(SemaphoreRef("a_free", grid.own_group("m"), slot), "read"), Signal(used, "read")
     sizes = grid.height(round_, plane, i), grid.width(round_, j), grid.depth(plane, step)
     if folds:

@@ -62,6 +62,11 @@ class Mapping:
         """Strips of a block."""
         return ceil_div(self.block_m, self.strip_rows)
 
+    @property
+    def norm_rows(self) -> int:
+        """Rows of a block of A whose squares are added up at once."""
+        return max(1, min(self.block_m, STRIP_ELEMENTS // self.block_k))
+
     def rounds(self, problem: Problem) -> tuple[int, int]:
         """Rounds along M (over all entries) and along N."""
         lanes = problem.lanes(self.grid_m * self.block_m)
@@ -108,6 +113,12 @@ class Mapping:
             found["share"] = problem.dtype, self.shares(problem), a if self.resident == "a" else b
         if self.grid_k > 1:
             found["partial"] = problem.accumulator, self.grid_k - 1, (m, n)
+        found |= {f"{name}_tile": (problem.dtype, self.slots, (1, k)) for name in problem.prologue.vectors}
+        if problem.prologue.by_row:
+            found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, (m, 1))}
+            found["norm_sum"] = "fp32", 2, (m, 1)
+            if self.grid_k > 1:
+                found["norm_partial"] = "fp32", self.grid_k - 1, (m, 1)
         for name in problem.epilogue.vectors:
             found[f"{name}_tile"] = "fp32" if name == "scale" else problem.model_dtype, 2, (1, n)
         if problem.epilogue.residual:

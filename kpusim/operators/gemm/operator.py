@@ -22,7 +22,7 @@ from kpusim.operators.gemm.draw import draw_matmul
 from kpusim.operators.gemm.groups import group_rows
 from kpusim.operators.gemm.lowering import lower
 from kpusim.operators.gemm.mapping import Mapping as GemmMapping
-from kpusim.operators.gemm.problem import Epilogue, Problem, ports
+from kpusim.operators.gemm.problem import PROLOGUES, Epilogue, Problem, Prologue, ports
 from kpusim.operators.parameters import count, flag, number, positive
 
 __all__ = ["Gemm", "GroupedGemm"]
@@ -34,11 +34,12 @@ OUT_DTYPES = ("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "int32")
 
 @frozen(kw_only=True)
 class Matmul:
-    """What GEMMs have in common: out = activation(alpha * scale * (a @ b) + bias) + residual.
+    """What GEMMs have in common: out = activation(alpha * scale * (prologue(a) @ b) + bias) + residual.
 
     dtype: of A, of B, and of what is multiplied; sums are fp32 (int32 for int8). b_dtype: of B as it is stored, where
     that is narrower; it is dequantised with a scale for each column and `scale_group` elements of K (0: all of K).
-    scale and bias have one element a column; the residual is as large as the output.
+    scale and bias have one element a column; the residual is as large as the output. The prologue normalises A, with
+    factors along K at ports norm_weight and norm_bias.
     """
 
     error_origin: ClassVar[str] = "gamma_k * |a||b| for k sums in fp32 (Higham 2002, eq. 3.13), through the epilogue"
@@ -55,6 +56,8 @@ class Matmul:
     bias: bool = field(default=False, validator=flag)
     activation: str = field(default="none", validator=validators.in_(ACTIVATIONS))
     residual: bool = field(default=False, validator=flag)
+    prologue: str = field(default="none", validator=validators.in_(PROLOGUES))
+    eps: float = field(default=1e-5, validator=[number, validators.gt(0)])
 
     @property
     @abstractmethod
@@ -70,7 +73,7 @@ class Matmul:
         epilogue = Epilogue(float(self.alpha), self.column_scale, self.bias, self.activation, self.residual)
         return Problem(
             m, n, k, self.dtype, self.out_dtype, self.transpose_a, self.transpose_b, batch, groups,
-            self.b_dtype, self.scale_group, epilogue,
+            self.b_dtype, self.scale_group, epilogue, Prologue(self.prologue, float(self.eps)),
         )  # fmt: skip
 
     def check(self) -> None:
@@ -80,6 +83,10 @@ class Matmul:
             raise UserError("B is dequantised to the dtype of A", found=self.dtype, allowed=DTYPE_GROUPS["real"])
         if self.scale_group and not problem.quantized:
             raise UserError("scale_group belongs to a b_dtype that is not dtype", found=f"b_dtype={self.b_dtype!r}")
+        if self.prologue != "none" and self.dtype not in DTYPE_GROUPS["real"]:
+            raise UserError("a prologue normalises A in its dtype", found=self.dtype, allowed=DTYPE_GROUPS["real"])
+        if self.prologue != "none" and self.transpose_a:
+            raise UserError("a prologue normalises rows of A as they lie", found="transpose_a", allowed="A [m, k]")
         integer = problem.accumulator == "int32" and problem.epilogue == Epilogue()
         if self.out_dtype == "int32" and not integer:
             raise UserError(
@@ -118,8 +125,11 @@ class Matmul:
 
     @property
     def vector_work(self) -> Mapping[str, int]:
-        """None that could be the roof."""
-        return {}
+        """Of a prologue, what each element of A needs; of an epilogue nothing, which could not be the roof."""
+        elements = max(self.problem.batch, 1) * self.problem.m * self.problem.k
+        if self.problem.prologue.by_row:
+            return {"mul": 2 * elements, "reduce": elements}
+        return {"mul": elements} if self.problem.prologue.vectors else {}
 
     @property
     def compulsory_bytes(self) -> int:
@@ -175,6 +185,7 @@ class Gemm(Matmul):
         Example("gemm(m=16, n=512, k=512, b_dtype=int4, scale_group=128)", "int4 weights with scales"),
         Example("gemm(m=128, n=256, k=256, bias=true, activation=gelu, residual=true)", "an epilogue"),
         Example("gemm(m=64, n=64, k=128, batch=8)", "a batch"),
+        Example("gemm(m=64, n=512, k=256, prologue=rmsnorm)", "RMSNorm on the way to the array"),
     )
 
     m: int = field(validator=positive)

@@ -8,7 +8,27 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Port
 
-__all__ = ["Epilogue", "Problem", "ports"]
+__all__ = ["PROLOGUES", "Epilogue", "Problem", "Prologue", "ports"]
+
+PROLOGUES = ("none", "rmsnorm", "batchnorm")
+
+
+@frozen(cache_hash=True)
+class Prologue:
+    """How rows of A are normalised before they are multiplied; see `prologue.py`. eps: beside the mean square."""
+
+    kind: str = "none"
+    eps: float = 1e-5
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Its tensors, with one element along K each."""
+        return {"none": (), "rmsnorm": ("norm_weight",), "batchnorm": ("norm_weight", "norm_bias")}[self.kind]
+
+    @property
+    def by_row(self) -> bool:
+        """Whether each row has a factor of its own, known only when all of the row has passed."""
+        return self.kind == "rmsnorm"
 
 
 @frozen(cache_hash=True)
@@ -48,6 +68,7 @@ class Problem:
     b_dtype: str = ""
     scale_group: int = 0
     epilogue: Epilogue = Epilogue()
+    prologue: Prologue = Prologue()
 
     @property
     def entries(self) -> int:
@@ -130,6 +151,7 @@ def ports(problem: Problem) -> tuple[Port, ...]:
     found = [("a", "in", (*kinds, *a), problem.dtype), ("b", "in", (*each_b, *b), problem.stored_dtype)]
     if problem.quantized:
         found.append(("b_scale", "in", (*each_b, ("", problem.scale_rows), ("n", n)), problem.dtype))
+    found += [(name, "in", (("k", k),), problem.dtype) for name in problem.prologue.vectors]
     for name in problem.epilogue.vectors:
         found.append((name, "in", (*each_b, ("n", n)), "fp32" if name == "scale" else problem.model_dtype))
     if problem.epilogue.residual:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+from attrs import frozen
 
 from kpusim.dtypes import gamma, greatest, smallest, unit_roundoff
 from kpusim.operators.activations import ROUNDINGS, STEEPEST, activation_value
@@ -17,35 +18,72 @@ __all__ = ["error_bound", "reference"]
 Wide = npt.NDArray[np.float64]
 
 
+@frozen
+class _Factors:
+    """What is multiplied: a and b, neither transposed, b with its scales, and a factor for each row of the result.
+
+    error: how far a may be off, elementwise; row_error: how far the factors of rows may be, in proportion.
+    """
+
+    a: Wide
+    b: Wide
+    error: Wide
+    row: Wide
+    row_error: float = 0.0
+
+
 def reference(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
     """The results."""
-    return _finished(problem, _product(*_factors(problem, inputs), problem.groups), np.zeros(()), inputs)[0]
+    factors = _factors(problem, inputs)
+    sums = factors.row * _product(factors.a, factors.b, problem.groups)
+    return _finished(problem, sums, np.zeros(()), inputs)[0]
 
 
 def error_bound(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
     """How far fp32 may be off before the results are rounded to the output's dtype.
 
-    gamma_k * |a| |b|, of which B has two roundings more where it is dequantised, carried through the epilogue.
+    gamma_k * |a| |b|, of which B has two roundings more where it is dequantised, and the errors of what a prologue
+    makes of A, carried through the epilogue.
     """
-    a, b = _factors(problem, inputs)
-    sums = _product(a, b, problem.groups)
+    factors = _factors(problem, inputs)
+    sums = factors.row * _product(factors.a, factors.b, problem.groups)
     if problem.accumulator == "int32":
         return _finished(problem, sums, np.zeros_like(sums), inputs)[1]
-    error = gamma(problem.k, "fp32")
+    relative = gamma(problem.k, "fp32")
     if problem.quantized:
-        error = (1 + error) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
-    bound = error * _product(np.abs(a), np.abs(b), problem.groups) + problem.k * smallest("fp32")
+        relative = (1 + relative) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
+    error = relative * np.abs(factors.a) + (1 + relative) * factors.error
+    bound = _product(error, np.abs(factors.b), problem.groups) + problem.k * smallest("fp32")
+    bound = factors.row * (1 + factors.row_error) * bound + factors.row_error * np.abs(sums)
     return _finished(problem, sums, bound, inputs)[1]
 
 
-def _factors(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
-    """(a, b), neither transposed, b with its scales."""
+def _factors(problem: Problem, inputs: Mapping[str, Array]) -> _Factors:
     a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
     a, b = (a.swapaxes(-1, -2) if problem.transpose_a else a), (b.swapaxes(-1, -2) if problem.transpose_b else b)
     if problem.quantized:
         scale = np.repeat(inputs["b_scale"].astype(np.float64), problem.group_k, axis=-2)
         b = b * scale[..., : problem.k, :]
-    return a, b
+    if not problem.prologue.vectors:
+        return _Factors(a, b, np.zeros_like(a), np.ones(()))
+    return _normalized(problem, a, b, inputs)
+
+
+def _normalized(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array]) -> _Factors:
+    """A as the prologue hands it to the array: a product, and with a bias a sum, in fp32, rounded to A's dtype.
+
+    The relative error of a sum of k squares is at most gamma_k, as is thus that of its root's reciprocal; the mean's
+    factor, its product, eps (rounded, added), the root, its reciprocal and the last product add seven roundings.
+    """
+    weight = inputs["norm_weight"].astype(np.float64)
+    bias = inputs["norm_bias"].astype(np.float64) if "norm_bias" in problem.prologue.vectors else np.zeros(1)
+    x = a * weight + bias
+    error = gamma(2, "fp32") * (np.abs(a * weight) + np.abs(bias))
+    error = error + unit_roundoff(problem.dtype) * (np.abs(x) + error) + smallest(problem.dtype)
+    if not problem.prologue.by_row:
+        return _Factors(x, b, error, np.ones(()))
+    row = 1 / np.sqrt(np.mean(a * a, axis=-1, keepdims=True) + problem.prologue.eps)
+    return _Factors(x, b, error, row, gamma(problem.k + 7, "fp32"))
 
 
 def _product(a: Wide, b: Wide, groups: tuple[int, ...]) -> Wide:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, SemaphoreRef, Signal, TileSet, View
@@ -95,21 +95,32 @@ class Stream:
             view = self.tile(slot, self.grid.tiles_of(self.axis, group), ranges)
             free = SemaphoreRef(f"{self.name}_free", group, slot)
             full = Signal(SemaphoreRef(f"{self.name}_full", DST, slot))
-            if not (self.name == "b" and self.grid.problem.quantized):
+            first = self.companions(round_, step, group, slot)
+            if not first:
                 return (Instruction("load", (view, box), waits=(free,), signals=(full,)),)
-            return self.load_scales(round_, step, group, slot), Instruction("load", (view, box), signals=(full,))
+            return evolve(first[0], waits=(free,)), *first[1:], Instruction("load", (view, box), signals=(full,))
 
         return self.seat.each(load)
 
+    def companions(self, round_: Expr, step: Expr, group: Expr, slot: Expr) -> tuple[Instruction, ...]:
+        """What a block needs beside it, and which precedes it in its queue."""
+        if self.name == "b":
+            return (self.load_scales(round_, step, group, slot),) if self.grid.problem.quantized else ()
+        plane, _ = self.grid.side("m", group)
+        along_k, tiles = Range(self.grid.along_k(plane, step)), self.grid.tiles_of("m", group)
+        return tuple(
+            Instruction("load", (View(f"{name}_tile", slot, (), tiles), Box(f"{name}_part", (along_k,))))
+            for name in self.grid.problem.prologue.vectors
+        )
+
     def load_scales(self, round_: Expr, step: Expr, group: Expr, slot: Expr) -> Instruction:
-        """The scales of a block of quantised B, for which they wait; B itself follows in the same queue."""
+        """The scales of a block of quantised B."""
         grid = self.grid
         plane, place = grid.side("n", group)
         first, column = grid.along_k(plane, step) // grid.problem.group_k, Range(grid.column(round_, place))
         view = View("b_scale_tile", slot, (), grid.tiles_of("n", group))
         ranges = grid.within(grid.entry(round_, plane), (Range(first), column), grouped=True)
-        free = SemaphoreRef("b_free", group, slot)
-        return Instruction("load", (view, Box("b_scale_block", ranges)), waits=(free,))
+        return Instruction("load", (view, Box("b_scale_block", ranges)))
 
     def keeper(self, group: Expr, step: Expr) -> tuple[TileSet, Expr]:
         """(tile, slot) of a grid row or column that keeps the block of a step."""

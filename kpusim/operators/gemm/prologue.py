@@ -1,0 +1,100 @@
+"""A normalised on its way to the array, by the vector engine of each tile that gets it, so that it is streamed once.
+
+- rmsnorm: (a * rsqrt(mean of a^2 + eps) * weight) @ b is rsqrt(...) * ((a * weight) @ b), since the root is one for a
+  whole row. Each block of A is multiplied by the weight in its slot while the squares of its rows are added up; their
+  root is known after the last block, and is a factor of the sums in the epilogue. Values of A times the weight are
+  rounded to A's dtype.
+- batchnorm: a * weight + bias, whose factors are those of an inference folded into two: weight / sqrt(variance +
+  eps), and bias - mean times that.
+"""
+
+from __future__ import annotations
+
+from kpusim.isa.expr import Expr, Name
+from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
+from kpusim.machine import Machine
+from kpusim.operators.gemm.grid import TILE, Grid
+from kpusim.operators.gemm.mapping import Mapping
+from kpusim.operators.gemm.problem import Problem
+from kpusim.operators.seats import ZERO, loop, part
+from kpusim.operators.steps import Step, elementwise_cycles
+
+__all__ = ["block_cycles", "clear_sums", "normalize", "root", "row_cycles"]
+
+BLOCK = {
+    "rmsnorm": Step("mul", "a", ("a", "norm_weight")),
+    "batchnorm": Step("fma", "a", ("a", "norm_weight", "norm_bias")),
+}
+SQUARES = Step("mul", "squares", ("a", "a")), Step("row_sum", "norm_part", ("squares",))
+
+
+def block_cycles(problem: Problem, mapping: Mapping, machine: Machine) -> int:
+    """Cycles of the vector engine for one block of A."""
+    if problem.prologue.kind == "none":
+        return 0
+    rows, deep = min(mapping.block_m, problem.longest), min(mapping.block_k, problem.k)
+    dtypes = {"a": problem.dtype, "squares": "fp32"}
+    cycles = elementwise_cycles((BLOCK[problem.prologue.kind],), machine, rows * deep, dtypes)
+    if not problem.prologue.by_row:
+        return cycles
+    whole, rest = divmod(rows, mapping.norm_rows)
+    for count, high in ((whole, mapping.norm_rows), (1, rest)):
+        cycles += count * elementwise_cycles(SQUARES, machine, high * deep, dtypes)
+    return cycles + elementwise_cycles((Step("add", "norm_sum", ("norm_sum", "norm_part")),), machine, rows, {})
+
+
+def row_cycles(problem: Problem, mapping: Mapping, machine: Machine) -> int:
+    """Cycles of the vector engine for the factors of a block's rows, once a round."""
+    if not problem.prologue.by_row:
+        return 0
+    steps = [Step("fma", "norm_sum", ("norm_sum",)), Step("rsqrt", "norm_sum", ("norm_sum",))]
+    steps += [Step("add", "norm_sum", ("norm_sum", "norm_partial"))] * (mapping.grid_k - 1)
+    return elementwise_cycles(tuple(steps), machine, min(mapping.block_m, problem.longest), {})
+
+
+def clear_sums(grid: Grid, round_: Expr) -> Instruction:
+    """The sums of squares of a round's rows are 0."""
+    return Instruction("fill", (View("norm_sum", round_ % 2), 0.0))
+
+
+def normalize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
+    """A block of A in its slot; where rows have a factor of their own, their squares are added up first."""
+    mapping, prologue = grid.map, grid.problem.prologue
+    slot = (round_ * grid.steps + step) % mapping.slots
+    plane, i, _ = grid.place
+    height, deep = grid.height(round_, plane, i), Range(ZERO, grid.depth(plane, step))
+    rows = Range(ZERO, height)
+    views = {"a": View("a_tile", slot, (rows, deep))}
+    views |= {name: View(f"{name}_tile", slot, (Range(), deep)) for name in prologue.vectors}
+    full = (SemaphoreRef("a_full", TILE, slot),)
+    ready = (Signal(SemaphoreRef("a_ready", TILE, slot)),)
+    block = BLOCK[prologue.kind]
+    operands = (views[name] for name in block.buffers)
+    if not prologue.by_row:
+        return (Instruction(block.op, tuple(operands), (), full, ready),)
+    strips = -(-mapping.block_m // mapping.norm_rows)
+    number = Name("s") if strips > 1 else ZERO
+    squares: tuple[Node, ...] = _squares(slot, part(height, mapping.norm_rows, number), deep)
+    sums, more = View("norm_sum", round_ % 2, (rows, Range())), View("norm_part", ZERO, (rows, Range()))
+    return (
+        Instruction("sync", waits=full),
+        *((loop("s", strips, *squares),) if strips > 1 else squares),
+        Instruction("add", (sums, sums, more)),
+        Instruction(block.op, tuple(operands), (), (), ready),
+    )
+
+
+def _squares(slot: Expr, rows: Range, deep: Range) -> tuple[Instruction, ...]:
+    """The sums of squares of some rows of a block."""
+    a = View("a_tile", slot, (rows, deep))
+    squares = View("squares", ZERO, (Range(ZERO, rows.length), deep))
+    summed = View("norm_part", ZERO, (rows, Range()))
+    return Instruction("mul", (squares, a, a)), Instruction("row_sum", (summed, squares))
+
+
+def root(grid: Grid, round_: Expr) -> tuple[Instruction, ...]:
+    """The factor of each row of a round, in place of its sum of squares."""
+    plane, i, _ = grid.place
+    sums = View("norm_sum", round_ % 2, (Range(ZERO, grid.height(round_, plane, i)), Range()))
+    mean = Instruction("fma", (sums, sums, 1 / grid.problem.k, grid.problem.prologue.eps))
+    return mean, Instruction("rsqrt", (sums, sums))
