@@ -60,16 +60,19 @@ def bind(
 ) -> Bound:  # fmt: skip
     """The operator `spec` (at key `path`) with the sizes of the tensors at its ports.
 
-    The family's parameters without a default are its dimensions and come from the shapes; dtypes, where the options do
-    not give them, from the tensors (see `_dtypes`). Raises UserError where anything disagrees.
+    The family's parameters without a default are its dimensions and come from the shapes, or from the options where no
+    port has an axis of that name; dtypes, where the options do not give them, from the tensors (see `_dtypes`). Raises
+    UserError where anything disagrees.
     """
     where = loaded.where(*path, "family")
     if spec.family not in FAMILIES:
         raise UserError("unknown operator", where=where, found=spec.family, allowed=list(FAMILIES))
     fields = {field.name: field for field in attrs.fields(cast(Any, FAMILIES[spec.family]))}
     dimensions = [name for name, field in fields.items() if field.default is attrs.NOTHING]
-    options = dict(_options(loaded, path, spec, fields, dimensions, symbols))
-    sizeless = _Sizeless(spec.family, fields, options | dict.fromkeys(dimensions, 1), loaded.where(*path, "options"))
+    options = dict(_options(loaded, path, spec, fields, symbols))
+    where = loaded.where(*path, "options")
+    sizeless = _Sizeless(spec.family, fields, dict.fromkeys(dimensions, 1) | options, where)
+    _check_sources(spec, sizeless, options, dimensions, where)
     dtypes = _dtypes(fields, sizeless.ports(), spec, tensors)
     place, where = f"{loaded.file.line(path)}: {spec.name}", loaded.where(*path, "ports")
     sizeless = attrs.evolve(sizeless, params={**dtypes, **sizeless.params}, where=place)
@@ -110,17 +113,29 @@ class _Sizeless:
 
 def _options(
     loaded: WorkloadFile, path: tuple[Key, ...], spec: OperatorSpec, fields: Mapping[str, Any],
-    dimensions: list[str], symbols: Mapping[str, int],
+    symbols: Mapping[str, int],
 ) -> Iterator[tuple[str, object]]:  # fmt: skip
     """The options with their values: those that are integers may be expressions."""
     for name, value in spec.options.items():
         where = loaded.where(*path, "options")
-        allowed = [field for field in fields if field not in dimensions]
-        if name not in allowed:
-            problem = "comes from the shapes of the tensors" if name in dimensions else "no such option"
-            raise UserError(problem, where=where, found=name, allowed=allowed)
+        if name not in fields:
+            raise UserError("no such option", where=where, found=name, allowed=list(fields))
         numeric = fields[name].type in (int, "int")
         yield name, evaluate(value, symbols, where) if numeric and isinstance(value, str) else value
+
+
+def _check_sources(
+    spec: OperatorSpec, sizeless: _Sizeless, options: Mapping[str, object], dimensions: list[str], where: str
+) -> None:
+    """Raises UserError for a dimension that is given twice, by tensors and options, or not at all."""
+    axes = {axis for port in sizeless.ports() for axis in port.axes}
+    for name in dimensions:
+        if name in options and name in axes:
+            allowed = [field for field in sizeless.fields if field not in axes]
+            raise UserError("comes from the shapes of the tensors", where=where, found=name, allowed=allowed)
+        if name not in options and name not in axes:
+            problem = f"{spec.name} needs the option {name}: no axis of its tensors is that"
+            raise UserError(problem, where=where, found=", ".join(options) or "none")
 
 
 def _tensors(
@@ -185,13 +200,14 @@ def _dtypes(
 ) -> dict[str, object]:
     """The dtypes that a family has and the tensors tell.
 
-    `dtype` is that of its first input, `out_dtype` that of its first output, and `b_dtype` that of port b, where b is
-    another dtype in which weights can be stored.
+    `dtype` is that of its first input, `out_dtype` that of its first output, `b_dtype` that of port b and `kv_dtype`
+    that of port k, where these are another dtype in which such things can be stored.
     """
     at = {port.name: tensors[name] for port in ports if (name := spec.ports.get(port.name, "")) in tensors}
     firsts = [next((port.name for port in ports if port.role == role), "") for role in ("in", "out")]
-    told = zip(("dtype", "out_dtype", "b_dtype"), (*firsts, "b"), strict=True)
+    told = zip(("dtype", "out_dtype", "b_dtype", "kv_dtype"), (*firsts, "b", "k"), strict=True)
     found = {field: at[port].spec.dtype for field, port in told if field in fields and port in at}
-    if found.get("b_dtype") == found.get("dtype") or found.get("b_dtype") not in DTYPE_GROUPS["quantized"]:
-        found.pop("b_dtype", None)
+    for stored in ("b_dtype", "kv_dtype"):
+        if found.get(stored) == found.get("dtype") or found.get(stored) not in DTYPE_GROUPS["quantized"]:
+            found.pop(stored, None)
     return dict(found)
