@@ -1,4 +1,4 @@
-"""`kpusim fuzz` finds what is wrong, tells it in a small line that runs it again, and draws the same for the same seed."""
+"""`kpusim fuzz` finds what is wrong, tells it in a small line that runs it again, and draws the same for a seed."""
 
 import json
 import os

@@ -112,6 +112,7 @@ def test_a_chain_has_no_step_too_many():
     assert steps(column_scale=True, bias=True, dtype="int8") == ["mul", "add"]
     assert steps(activation="relu", residual=True) == ["max", "add"]
     assert steps(out_dtype="fp8_e4m3") == ["quantize"]
+    assert steps(out_dtype="fp8_e4m3", dtype="int8") == ["cast", "quantize"]
 
 
 @pytest.mark.parametrize(("name", "change"), [("bias", 0.1), ("residual", 0.1), ("b_scale", 0.05), ("scale", 0.05)])

@@ -25,7 +25,7 @@ COMMANDS = {
     "regress": "Compare a suite's cycle counts with its golden ones.",
     "compare": "Compare variants of machines on one workload or operator.",
     "diff": "Say where the cycles went between two runs.",
-    "explain": "Say what a stall, an instruction, a dtype or a machine key means.",
+    "explain": "Say what an operator, a stall, an instruction or a machine key is.",
     "fuzz": "Check random operators on random machines, values and time.",
     "completion": "Print the script that completes words in bash, zsh or fish.",
     "bench": "Measure the simulator's own speed and the quality of lowering.",

@@ -1,4 +1,4 @@
-"""`kpusim explain`: what a word of machine files, programs and reports means."""
+"""`kpusim explain`: what a word of operators, machine files, programs and reports means."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command(short_help="Say what a stall, an instruction, a dtype or a machine key means.")
-@click.argument("word", metavar="[STALL|OPCODE|KEY|...]", required=False, shell_complete=explained_words)
+@click.command(short_help="Say what an operator, a stall, an instruction or a machine key is.")
+@click.argument("word", metavar="[OPERATOR|STALL|KEY|...]", required=False, shell_complete=explained_words)
 @click.option(
     "-m", "--machine", metavar="NAME|FILE", help="Show the values on this machine, too.", shell_complete=machine_files
 )
 @json_option
 def command(word: str | None, machine: str | None, as_json: bool) -> None:
-    """Say what a word means: a stall cause, an instruction, a class of timing, a dtype, a table or key of machines.
+    """Say what a word means: an operator, a stall cause, an instruction, a class of timing, a dtype, a table or key of
+    machines.
 
     A word that names several things gets all of them; without a word, everything that can be asked is listed. The
-    reference pages docs/isa.md and docs/machine.md are made from the same tables.
+    reference pages docs/operators.md, docs/isa.md and docs/machine.md are made from the same.
 
     \b
     JSON: a list of {name, kind, text, facts: {what: value}}; without a word {kind: [words]}.
 
     \b
     Examples:
+      kpusim explain gemm
       kpusim explain memory
       kpusim explain matmul
       kpusim explain matrix.dataflow -m kpu-edge
@@ -73,7 +75,7 @@ def _lines(entry: Entry) -> Iterator[str]:
     """One entry as text."""
     width = _width()
     yield f"{entry.name}: {entry.kind}"
-    yield click.wrap_text(entry.text, width, "  ", "  ")
+    yield click.wrap_text(entry.text, width, "  ", "  ", preserve_paragraphs=True)
     indent = max((len(what) for what, _ in entry.facts), default=0) + 4
     for what, value in entry.facts:
         first = f"  {what}".ljust(indent)

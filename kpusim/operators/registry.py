@@ -13,7 +13,7 @@ from kpusim.errors import UserError
 from kpusim.operators.base import Family, Operator
 from kpusim.operators.gemm import Gemm, GroupedGemm
 
-__all__ = ["FAMILIES", "build_operator", "make_operator", "text_of"]
+__all__ = ["FAMILIES", "allowed_by", "build_operator", "make_operator", "text_of"]
 
 FAMILIES: Mapping[str, type[Family]] = MappingProxyType({family.family: family for family in (Gemm, GroupedGemm)})
 
@@ -73,11 +73,11 @@ def _check(family: str, name: str, value: object, field: Any, where: str) -> Non
         if field.validator is not None:
             field.validator(None, field, value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"impossible {name} of {family}", where=where, found=value, allowed=_allowed(error)) from error
+        raise UserError(f"impossible {name} of {family}", where=where, found=value, allowed=allowed_by(error)) from error
 
 
-def _allowed(error: Exception) -> Any:
-    """What the validator that complained allows."""
+def allowed_by(error: Exception) -> Any:
+    """What the validator that complained allows: options, or words."""
     args = error.args
     if isinstance(error, TypeError):
         return f"a value of type {args[2].__name__}"

@@ -1,4 +1,4 @@
-"""What a word of machine files, programs and reports means, from the tables that define it."""
+"""What a word of operators, machine files, programs and reports means, from what defines it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from kpusim.isa.reference import TITLES, operand_cells, syntax
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS, Row, instruction_rows
 from kpusim.machine import Machine, load_machine, machine_file, machine_toml
 from kpusim.machine.keys import MachineKey, entries_of, machine_keys, machine_tables
+from kpusim.operators import FAMILIES
+from kpusim.operators.describe import describe
+from kpusim.report.catalogue import port_text, run_line
 
 __all__ = ["ACCOUNTS", "Entry", "entries", "explain"]
 
@@ -59,7 +62,22 @@ def explain(word: str, machine: str | None = None) -> list[Entry]:
 @cache
 def entries() -> tuple[Entry, ...]:
     """Everything that can be asked, kind by kind."""
-    return (*_stalls(), *_instructions(), *_classes(), *_dtypes(), *_tables(), *_keys())
+    return (*_operators(), *_stalls(), *_instructions(), *_classes(), *_dtypes(), *_tables(), *_keys())
+
+
+def _operators() -> Iterator[Entry]:
+    for family in map(describe, FAMILIES):
+        parameters = [
+            (f"parameter {each.name}", f"{each.allowed}; {'default ' + each.default if each.default else 'must be given'}")
+            for each in family.parameters
+        ]
+        ports = [(f"tensor {port.name}", f"{port.role} {port_text(port)}") for port in family.ports]
+        examples = [
+            (f"example {number}", f"{each.shows}: {run_line(each.text)}")
+            for number, each in enumerate(family.examples, start=1)
+        ]
+        text = "\n\n".join([family.summary, *family.text])
+        yield Entry(family.family, "operator", text, (*parameters, *ports, *examples))
 
 
 def _stalls() -> Iterator[Entry]:
