@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 from kpusim.isa.program import Program
@@ -10,6 +11,7 @@ from kpusim.operators.base import Tried
 from kpusim.operators.gemm.estimate import Cost
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
+from kpusim.operators.gemm.prologue import block_cycles
 from kpusim.operators.gemm.search import Found
 
 __all__ = ["choices", "tried"]
@@ -28,6 +30,7 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
     formulas = "by the closed cycle formulas"
     layout = ", ".join(f"{tensor.name} {tensor.layout}" for tensor in program.tensors)
     return (
+        *_prologue(problem, machine, found),
         ("tile grid", f"{mapping.grid_m} x {mapping.grid_n}", spread),
         ("grids", f"{mapping.grid_batch} x {mapping.grid_k}", "bands of rows at once x parts of K"),
         ("block", f"{mapping.block_m} x {mapping.block_n}", f"{along_m} x {along_n} rounds"),
@@ -40,6 +43,14 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
         ("estimate", f"{estimate.cycles} cycles", longest),
         ("weighed", *(("nothing", "it is forced") if found.forced else (f"{len(found.weighed)} mappings", formulas))),
     )
+
+
+def _prologue(problem: Problem, machine: Machine, found: Found) -> Iterator[tuple[str, str, str]]:
+    """What normalising A costs the vector engine of a tile."""
+    each = block_cycles(problem, found.mapping, machine)
+    if each:
+        why = f"{each} cycles of the vector engine for each block of A that comes to a tile, of {found.cost.vector} in all"
+        yield "prologue", problem.prologue.kind, why
 
 
 def tried(problem: Problem, found: Found) -> tuple[Tried, ...]:

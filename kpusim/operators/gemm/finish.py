@@ -81,7 +81,7 @@ def reduce(grid: Grid, machine: Machine) -> Section:
             _view("norm_partial", number, ranges[0], Range(), tiles=TileSet(tile)),
             _view("norm_sum", round_ % 2, ranges[0], Range(), tiles=TileSet(source)),
         )
-        taken = (Signal(SemaphoreRef("norm_free", source, round_ % 2), "read"),)
+        taken = (Signal(SemaphoreRef("sums_free", source, round_ % 2), "read"),)
         return Instruction("copy", sums, (), waits, taken), Instruction("copy", views, (), (), signals)
 
     body = loop("w", grid.rounds, loop("x", grid.map.grid_k - 1, *seat.each(copy)))
@@ -106,7 +106,7 @@ def vector_sections(grid: Grid) -> list[Section]:
     clear, taken = [], []
     if problem.prologue.by_row:
         clear = [Loop("z", ZERO, minimum(1, left), (clear_sums(grid, round_),))]
-        taken = [Instruction("sync", waits=(SemaphoreRef("norm_free", TILE, round_ % 2),)), clear_sums(grid, round_)]
+        taken = [Instruction("sync", waits=(SemaphoreRef("sums_free", TILE, round_ % 2),)), clear_sums(grid, round_)]
     finishing = loop("w", grid.rounds + 1, *clear, steps(0, ahead), before, *rest)
     others = loop("w", grid.rounds, *taken, loop("k", grid.steps, *factors))
     return [grid.tile_section("vector", part, parts, others if part else finishing) for part in range(parts)]

@@ -82,6 +82,12 @@ class Grid:
             return TileSet((band * grid_m + place) * (grid_n * parts) + group % parts, Const(grid_n), parts)
         return TileSet((band * (grid_m * grid_n) + place) * parts + group % parts, Const(grid_m), grid_n * parts)
 
+    def tiles_of_plane(self, plane: Expr) -> TileSet:
+        """All tiles of a plane."""
+        parts, count = self.map.grid_k, self.map.grid_m * self.map.grid_n
+        first = plane // parts * (count * parts) + plane % parts if self.map.grid_batch > 1 else plane
+        return TileSet(first, Const(count), parts)
+
     def base_tile(self, number: Expr) -> Expr:
         """The number-th of the tiles that finish results."""
         return number * self.map.grid_k

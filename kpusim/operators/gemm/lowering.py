@@ -89,6 +89,8 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     if problem.quantized:
         found += [Semaphore("b_ready", tiles, READY_SLOTS), Semaphore("b_used", tiles, READY_SLOTS, 1)]
     if problem.prologue.vectors:
+        plane = mapping.grid_m * mapping.grid_n
+        found += [Semaphore("norm_full", tiles, slots), Semaphore("norm_free", grid.planes, slots, 1, plane)]
         found.append(Semaphore("a_ready", tiles, slots))
     if mapping.resident:
         groups = mapping.grid_m if mapping.resident == "a" else mapping.grid_n
@@ -96,7 +98,7 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     found += pair("acc", tiles, mapping.accumulators)
     if mapping.grid_k > 1:
         found += pair("partial", tiles, mapping.grid_k - 1)
-        found += [Semaphore("norm_free", tiles, 2, 1)] if problem.prologue.by_row else []
+        found += [Semaphore("sums_free", tiles, 2, 1)] if problem.prologue.by_row else []
     if problem.epilogue.vectors:
         columns = mapping.grid_batch * mapping.grid_n
         found += [Semaphore("vectors_full", tiles, 2), Semaphore("vectors_free", columns, 2, 1, mapping.grid_m)]

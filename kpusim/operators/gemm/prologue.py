@@ -66,8 +66,8 @@ def normalize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     rows = Range(ZERO, height)
     views = {"a": View("a_tile", slot, (rows, deep))}
     views |= {name: View(f"{name}_tile", slot, (Range(), deep)) for name in prologue.vectors}
-    full = (SemaphoreRef("a_full", TILE, slot),)
-    ready = (Signal(SemaphoreRef("a_ready", TILE, slot)),)
+    full = SemaphoreRef("a_full", TILE, slot), SemaphoreRef("norm_full", TILE, slot)
+    ready = Signal(SemaphoreRef("a_ready", TILE, slot)), Signal(SemaphoreRef("norm_free", plane, slot), "read")
     block = BLOCK[prologue.kind]
     operands = (views[name] for name in block.buffers)
     if not prologue.by_row:

@@ -174,7 +174,7 @@ def _residents(outline: Outline, problem: Problem, machine: Machine) -> list[str
     if grid_batch * grid_k > 1 or problem.batch or problem.groups or machine.dma.queues <= QUEUES:
         return [""]
     found = [""]
-    if grid_n > 1 and grid_n * block_n < problem.n and not problem.prologue.vectors:
+    if grid_n > 1 and grid_n * block_n < problem.n:
         found.append("a")
     if grid_m > 1 and grid_m * block_m < problem.m and not problem.quantized and not problem.epilogue.vectors:
         found.append("b")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import evolve, frozen
+from attrs import frozen
 
-from kpusim.isa.expr import Const, Expr, Name
+from kpusim.isa.expr import Const, Expr, Name, minimum
 from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, SemaphoreRef, Signal, TileSet, View
 from kpusim.machine import Machine
 from kpusim.operators.gemm.grid import DST, TILE, Grid
@@ -95,32 +95,41 @@ class Stream:
             view = self.tile(slot, self.grid.tiles_of(self.axis, group), ranges)
             free = SemaphoreRef(f"{self.name}_free", group, slot)
             full = Signal(SemaphoreRef(f"{self.name}_full", DST, slot))
-            first = self.companions(round_, step, group, slot)
-            if not first:
-                return (Instruction("load", (view, box), waits=(free,), signals=(full,)),)
-            return evolve(first[0], waits=(free,)), *first[1:], Instruction("load", (view, box), signals=(full,))
+            if self.name == "b" and self.grid.problem.quantized:
+                return self.load_scales(round_, step, group, slot), Instruction("load", (view, box), signals=(full,))
+            load = Instruction("load", (view, box), waits=(free,), signals=(full,))
+            return *(self.load_norm(step, group, slot) if self.name == "a" else ()), load
 
         return self.seat.each(load)
 
-    def companions(self, round_: Expr, step: Expr, group: Expr, slot: Expr) -> tuple[Instruction, ...]:
-        """What a block needs beside it, and which precedes it in its queue."""
-        if self.name == "b":
-            return (self.load_scales(round_, step, group, slot),) if self.grid.problem.quantized else ()
-        plane, _ = self.grid.side("m", group)
-        along_k, tiles = Range(self.grid.along_k(plane, step)), self.grid.tiles_of("m", group)
-        return tuple(
-            Instruction("load", (View(f"{name}_tile", slot, (), tiles), Box(f"{name}_part", (along_k,))))
-            for name in self.grid.problem.prologue.vectors
+    def load_norm(self, step: Expr, group: Expr, slot: Expr) -> tuple[Node, ...]:
+        """The prologue's vectors of a step, to all tiles of a plane at once; the queue of its first row loads them."""
+        names = self.grid.problem.prologue.vectors
+        if not names:
+            return ()
+        plane, row = self.grid.side("m", group)
+        along_k, tiles = (Range(self.grid.along_k(plane, step)),), self.grid.tiles_of_plane(plane)
+        free, full = SemaphoreRef("norm_free", plane, slot), Signal(SemaphoreRef("norm_full", DST, slot))
+        loads = tuple(
+            Instruction(
+                "load",
+                (View(f"{name}_tile", slot, (), tiles), Box(f"{name}_part", along_k)),
+                waits=(free,) if name == names[0] else (),
+                signals=(full,) if name == names[-1] else (),
+            )
+            for name in names
         )
+        return (Loop("v", minimum(1, row), Const(1), loads),) if self.grid.map.grid_m > 1 else loads
 
     def load_scales(self, round_: Expr, step: Expr, group: Expr, slot: Expr) -> Instruction:
-        """The scales of a block of quantised B."""
+        """The scales of a block of quantised B, for which they wait; B itself follows in the same queue."""
         grid = self.grid
         plane, place = grid.side("n", group)
         first, column = grid.along_k(plane, step) // grid.problem.group_k, Range(grid.column(round_, place))
         view = View("b_scale_tile", slot, (), grid.tiles_of("n", group))
         ranges = grid.within(grid.entry(round_, plane), (Range(first), column), grouped=True)
-        return Instruction("load", (view, Box("b_scale_block", ranges)))
+        free = SemaphoreRef("b_free", group, slot)
+        return Instruction("load", (view, Box("b_scale_block", ranges)), waits=(free,))
 
     def keeper(self, group: Expr, step: Expr) -> tuple[TileSet, Expr]:
         """(tile, slot) of a grid row or column that keeps the block of a step."""
@@ -188,7 +197,8 @@ class Stream:
             elif number == Const(passes - 1):
                 signals.append(Signal(SemaphoreRef("share_free", keeper.first, share), "read"))
             views = target, View("share", share, (), keeper)
-            return (Instruction("copy", views, (), tuple(waits), tuple(signals)),)
+            copied = Instruction("copy", views, (), tuple(waits), tuple(signals))
+            return *(self.load_norm(step, group, slot) if self.name == "a" else ()), copied
 
         return loop("k", self.grid.steps, *self.seat.each(copy))
 
