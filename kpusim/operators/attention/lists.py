@@ -27,9 +27,10 @@ def gathered(problem: Problem) -> Rows:
         draws = [generator.choice(problem.keys, problem.kept, replace=False) for _ in range(problem.entries)]
         return np.sort(np.array(draws, np.int64), axis=1)
     seen = np.maximum(-(-problem.highest // problem.block), 1)
-    rows = [int(seen[min(row + problem.block, problem.queries) - 1]) for row in range(0, problem.queries, problem.block)]
-    draws = [_chosen(problem.blocks, last, generator) for _ in range(problem.entries) for last in rows]
-    return np.array(draws, np.int64).reshape(problem.entries, len(rows), problem.blocks)
+    rows = ceil_div(problem.queries, problem.block)
+    last = [int(seen[min((row + 1) * problem.block, problem.queries) - 1]) for row in range(rows)]
+    draws = [_chosen(problem.blocks, each, generator) for _ in range(problem.entries) for each in last]
+    return np.array(draws, np.int64).reshape(problem.entries, rows, problem.blocks)
 
 
 def _chosen(count: int, seen: int, generator: np.random.Generator) -> Rows:

@@ -17,6 +17,7 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.attention.draw import draw_attention, draw_mla
+from kpusim.operators.attention.mapping import Mapping as AttentionMapping
 from kpusim.operators.attention.problem import Problem, ports
 from kpusim.operators.attention.rules import contradictions, not_unfused
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
@@ -41,7 +42,7 @@ class Attending:
     """
 
     error_origin: ClassVar[str] = "each score's and weight's roundings carried through softmax (attention/reference.py)"
-    mapping_type: ClassVar[type | None] = None
+    mapping_type: ClassVar[type | None] = AttentionMapping
 
     batch: int = field(default=1, validator=positive)
     mask: str = field(default="none", validator=validators.in_(("none", "causal")))

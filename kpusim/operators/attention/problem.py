@@ -89,6 +89,11 @@ class Problem:
         return self.page or self.block or bool(self.kept)
 
     @property
+    def list_name(self) -> str:
+        """The tensor that lists the rows to gather."""
+        return "page_table" if self.page else "positions" if self.kept else "chosen"
+
+    @property
     def grain(self) -> int:
         """Keys that only come together: those of a page, of a chosen block, or of a scale."""
         if self.page or self.block:
@@ -96,9 +101,9 @@ class Problem:
         return self.scale_group if self.quantized and not self.kept else 1
 
     @property
-    def masked(self) -> bool:
-        """Whether a block may hold keys that some of its queries do not see."""
-        return self.causal or self.length % self.grain > 0
+    def bounded(self) -> bool:
+        """Whether columns of a block are hidden by their number: behind the last key, or not among the sinks."""
+        return bool(self.sinks) or (not self.causal and self.length % self.grain > 0)
 
     def prepared(self, name: str) -> bool:
         """Whether "k" or "v" are made ready by the vector engine before they are multiplied."""

@@ -1,0 +1,103 @@
+"""Attention lowered: queries stay, keys and values stream past them, softmax runs along (flash, or pipelined)."""
+
+from __future__ import annotations
+
+from kpusim.isa.expr import Const, Expr, Name, maximum, minimum
+from kpusim.isa.program import (
+    Box,
+    Instruction,
+    Node,
+    Program,
+    Range,
+    Section,
+    SemaphoreRef,
+    Signal,
+    TensorMap,
+    TileSet,
+    View,
+)
+from kpusim.machine import Machine
+from kpusim.operators.attention import combine, loads, multiply, softmax
+from kpusim.operators.attention.explain import choices, tried
+from kpusim.operators.attention.grid import ITEM, Grid, once
+from kpusim.operators.attention.mapping import Mapping, wanted
+from kpusim.operators.attention.problem import Problem, ports
+from kpusim.operators.attention.search import search
+from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
+from kpusim.operators.declare import buffers, tensors
+from kpusim.operators.seats import ZERO, Seat, loop
+
+__all__ = ["lower"]
+
+STORE_QUEUE = 3
+
+
+def lower(
+    problem: Problem, machine: Machine, layouts: Layouts = ROW_MAJOR, mapping: Mapping | None = None,
+    variant: str = "auto",
+) -> Lowered:  # fmt: skip
+    """The program of `mapping`, or of the best found of that variant ("auto": of any).
+
+    Raises UserError if the machine cannot run it: too little SRAM, too few DMA queues.
+    """
+    found = search(problem, machine, variant, mapping)
+    grid = Grid(problem, found.mapping, machine)
+    seats = Seat(grid.streams, machine.dma_engines, 0), Seat(grid.streams, machine.dma_engines, 1)
+    sections = [
+        *loads.key_sections(grid, seats),
+        loads.query_section(grid, seats[1]),
+        multiply.multiply(grid),
+        softmax.softmax(grid),
+        _results(grid, seats[0]),
+    ]
+    steps = max(len(item.blocks) for items in grid.schedule.streams for item in items)
+    out = TensorMap("out_block", "out", loads.query_box(problem, grid.map, problem.value_dim))
+    semaphores = [*loads.semaphores(grid), *multiply.semaphores(grid), *softmax.semaphores(grid)]
+    if grid.map.splits > 1:
+        semaphores += combine.semaphores(grid)
+    program = Program(
+        name="attention",
+        tensors=tensors(ports(problem), layouts),
+        maps=(*loads.load_maps(problem, grid.map, steps), out),
+        buffers=buffers({**wanted(problem, grid.map), **loads.indices(problem, grid.map, steps)}),
+        semaphores=tuple(semaphores),
+        tables=(*grid.tables.values(), *grid.list_table()),
+        sections=tuple(sections),
+    )
+    return Lowered(program, choices(problem, machine, found), found.mapping, tried(problem, found))
+
+
+def _results(grid: Grid, seat: Seat) -> Section:
+    """Results of every item to HBM; of split keys, first the parts to the tiles that add them up."""
+    longest = grid.schedule.longest
+
+    def existing(stream: Expr, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        whole = grid.count(stream) == Const(longest)
+        return nodes if whole else (once(grid.count(stream) - ITEM, *nodes),)
+
+    def send(stream: Expr) -> tuple[Node, ...]:
+        part = stream % grid.map.splits
+        return existing(stream, (once(part, loop("i", grid.width, *combine.send_part(grid, stream, Name("i")))),))
+
+    def store(stream: Expr) -> tuple[Node, ...]:
+        stored = loop("i", grid.width, _store(grid, stream))
+        return existing(stream, (stored,) if grid.map.splits == 1 else (once(1 - stream % grid.map.splits, stored),))
+
+    parts = seat.each(send) if grid.map.splits > 1 else ()
+    return seat.section(STORE_QUEUE, (loop("w", longest, *parts, *seat.each(store)),))
+
+
+def _store(grid: Grid, stream: Expr) -> Instruction:
+    problem, slot, place = grid.problem, ITEM % 2, Name("i")
+    tile = stream * grid.width + place
+    ranges: tuple[Range, ...] = ()
+    length: Expr | None = None
+    if problem.tokens_first and problem.queries % grid.map.band:
+        length = maximum(0, minimum(grid.map.tokens, Const(problem.queries) - grid.token(stream, place)))
+        narrowed = Range(ZERO, length)
+        first = grid.map.tokens_first(problem)
+        ranges = (narrowed, Range(), Range()) if first else (Range(), narrowed, Range())
+    box = Box("out_block", grid.query_ranges(stream, place, problem.value_dim, length))
+    full, free = SemaphoreRef("result_full", tile, slot), SemaphoreRef("result_free", tile, slot)
+    view = View("result", slot, ranges, TileSet(tile))
+    return Instruction("store", (box, view), (), (full,), (Signal(free, "read"),))
