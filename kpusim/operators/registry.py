@@ -11,11 +11,14 @@ import attrs
 
 from kpusim.errors import UserError
 from kpusim.operators.base import Family, Operator
+from kpusim.operators.gather import Gather, GatherNd
 from kpusim.operators.gemm import Gemm, GroupedGemm
 
 __all__ = ["FAMILIES", "allowed_by", "build_operator", "make_operator", "text_of"]
 
-FAMILIES: Mapping[str, type[Family]] = MappingProxyType({family.family: family for family in (Gemm, GroupedGemm)})
+FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
+    {family.family: family for family in (Gemm, GroupedGemm, Gather, GatherNd)}
+)
 
 
 def make_operator(text: str, where: str = "--op") -> Operator:
