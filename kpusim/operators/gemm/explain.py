@@ -49,7 +49,7 @@ def _prologue(problem: Problem, machine: Machine, found: Found) -> Iterator[tupl
     """What normalising A costs the vector engine of a tile."""
     each = block_cycles(problem, found.mapping, machine)
     if each:
-        why = f"{each} cycles of the vector engine for each block of A that comes to a tile, of {found.cost.vector} in all"
+        why = f"{each} cycles of the vector engine for each block of A, of {found.cost.vector} in all"
         yield "prologue", problem.prologue.kind, why
 
 
