@@ -1,6 +1,6 @@
 """Operators: one file or folder a family, found by name."""
 
-from kpusim.operators.base import Example, Family, Lowered, Operator, Port
+from kpusim.operators.base import Example, Family, Lowered, Operator, Part, Port, parts_of
 from kpusim.operators.mapping_file import lower_as, mapping_text, mapping_toml, parse_mapping
 from kpusim.operators.registry import FAMILIES, build_operator, make_operator, text_of
 
@@ -10,6 +10,7 @@ __all__ = [
     "Family",
     "Lowered",
     "Operator",
+    "Part",
     "Port",
     "build_operator",
     "lower_as",
@@ -17,5 +18,6 @@ __all__ = [
     "mapping_text",
     "mapping_toml",
     "parse_mapping",
+    "parts_of",
     "text_of",
 ]

@@ -15,7 +15,7 @@ from kpusim.isa.layout import Layout
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
-__all__ = ["ROW_MAJOR", "Example", "Family", "Layouts", "Lowered", "Operator", "Port", "Tried"]
+__all__ = ["ROW_MAJOR", "Example", "Family", "Layouts", "Lowered", "Operator", "Part", "Port", "Tried", "parts_of"]
 
 Array = npt.NDArray[np.generic]
 
@@ -119,6 +119,25 @@ class Operator(Protocol):
 
     def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
         """For each output, how far fp32 arithmetic may be off, elementwise, before rounding to the output's dtype."""
+
+
+@frozen
+class Part:
+    """An operator of those that a composite one consists of.
+
+    ports: at each of its ports a tensor, a port of the composite or what another part writes: the same bytes, dense
+    row-major, whatever shape it has there.
+    """
+
+    name: str
+    operator: Operator
+    ports: Mapping[str, str]
+
+
+def parts_of(operator: Operator) -> tuple[Part, ...]:
+    """The parts of an operator that has them, in order of time; none: it is one program."""
+    parts: tuple[Part, ...] = getattr(operator, "parts", ())
+    return parts
 
 
 @frozen

@@ -14,7 +14,8 @@ from cattrs.gen import make_dict_structure_fn
 
 from kpusim.errors import UserError
 from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered, Operator
+from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered, Operator, parts_of
+from kpusim.operators.registry import text_of
 from kpusim.structured import BadValue, exactly, telling_error
 from kpusim.tomlfile import Key, TomlFile, parse_toml, read_toml
 
@@ -30,8 +31,11 @@ def lower_as(
 ) -> Lowered:  # fmt: skip
     """The program of an operator, lowered as `mapping` says: a value of its `mapping_type`, a file, or None.
 
-    Raises UserError as `load_mapping` and `Operator.lower` do, with the name of the file.
+    Raises UserError as `load_mapping` and `Operator.lower` do, with the name of the file, and for a composite.
     """
+    if parts_of(operator):
+        texts = " or ".join(text_of(part.operator) for part in parts_of(operator))
+        raise UserError("several programs", where=operator.family, allowed=f"one of its parts: {texts}")
     if not isinstance(mapping, str | Path):
         return operator.lower(machine, layouts, mapping=mapping, fold_instructions=fold_instructions)
     loaded = load_mapping(mapping, operator)

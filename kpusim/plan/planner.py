@@ -10,11 +10,12 @@ from attrs import evolve, frozen
 from kpusim.errors import UserError
 from kpusim.isa.layout import DENSE, Layout
 from kpusim.machine import Machine
-from kpusim.operators import Lowered, Operator, lower_as
+from kpusim.operators import Lowered, Operator, lower_as, parts_of
 from kpusim.plan.bind import Bound, Shaped, bind, shapes
 from kpusim.plan.expression import evaluate, resolve_symbols
 from kpusim.plan.load import WorkloadFile
 from kpusim.plan.memory import Lifetime, Memory, place
+from kpusim.plan.parts import handed_on, unfolded
 from kpusim.plan.spec import Boundary, RepeatSpec
 from kpusim.tomlfile import Key
 
@@ -63,10 +64,12 @@ class Plan:
 def operator_plan(operator: Operator, machine: Machine, name: str | None = None, mapping: Any = None) -> Plan:
     """One launch of one operator, called `name`, with its tensors laid out as its lowering has them.
 
-    mapping: as `lower_as` takes it. Raises UserError if the operator cannot be lowered, or its tensors do not fit
-    into the HBM.
+    A composite is one launch for each of its parts. mapping: as `lower_as` takes it. Raises UserError if the operator
+    cannot be lowered, or its tensors do not fit into the HBM.
     """
     name = name or operator.family
+    if parts_of(operator) and mapping is None:
+        return _composite_plan(operator, machine, name)
     for port in operator.ports:  # told before a lowering of such a size is tried
         place([Lifetime(port.name, DENSE.size_bytes(port.shape, port.dtype), 0, 0)], 1, machine, name)
     lowered = lower_as(operator, machine, mapping=mapping)
@@ -79,6 +82,29 @@ def operator_plan(operator: Operator, machine: Machine, name: str | None = None,
     }
     step = Step(name, name, operator, "launch", ports, name, lowered)
     return Plan(name, machine, {}, (step,), memory)
+
+
+def _composite_plan(operator: Operator, machine: Machine, name: str) -> Plan:
+    """A launch for each part. What one part writes for another is there from the one to the other."""
+    parts = parts_of(operator)
+    lives = {port.name: (port, 0, len(parts) - 1) for port in operator.ports}
+    for tensor, port in handed_on(operator).items():
+        used = [number for number, part in enumerate(parts) if tensor in part.ports.values()]
+        lives[tensor] = port, used[0], used[-1]
+    lifetimes = [
+        Lifetime(tensor, DENSE.size_bytes(port.shape, port.dtype), first, last)
+        for tensor, (port, first, last) in lives.items()
+    ]
+    memory = place(lifetimes, len(parts), machine, name)
+    standing = {item.tensor.name: Standing(item.tensor.name, item.address) for item in memory.places}
+    steps = tuple(
+        Step(
+            f"{name}.{part.name}", f"{name}.{part.name}", part.operator, "launch",
+            {port: standing[tensor] for port, tensor in part.ports.items()}, name,
+        )
+        for part in parts
+    )  # fmt: skip
+    return Plan(name, machine, {}, steps, memory)
 
 
 def plan_workload(
@@ -128,6 +154,11 @@ def plan_run(
         raise UserError("too many operators", where=loaded.file.name, found=len(chain), allowed=f"up to {_STEPS}")
     for (path, _, bound), before in zip(chain[1:], chain, strict=False):
         _check_boundary(loaded, path, before[2], bound)
+    chain = [
+        (path, iteration, part)
+        for path, iteration, bound in chain
+        for part in unfolded(bound, loaded.where(*path, "ports"))
+    ]
     return _planned(loaded, machine, name, resolved, chain, tensors, counts)
 
 

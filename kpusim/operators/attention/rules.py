@@ -8,6 +8,7 @@ from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.operators.attention.problem import Problem
+from kpusim.operators.gemm.operator import ENTRIES
 
 __all__ = ["contradictions", "not_unfused"]
 
@@ -42,6 +43,9 @@ def not_unfused(problem: Problem) -> UserError | None:
         "window": bool(problem.window),
         "rope": problem.rope != "none",
     }
+    if problem.entries > ENTRIES:
+        found, allowed = f"batch * kv_heads = {problem.entries}", f"up to {ENTRIES}"
+        return UserError("too many matmuls in one batch of the unfused variant", found=found, allowed=allowed)
     for name, used in reasons.items():
         if used:
             allowed = "variant=flash, or plain keys and values, with mask=none or causal"
