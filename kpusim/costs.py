@@ -4,7 +4,7 @@ Every formula is exact integer arithmetic and rounds up to whole cycles. A `*_ti
 instruction's constants once and returns the formula over sizes alone, for callers that time many instructions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import ceil
 
@@ -22,6 +22,7 @@ __all__ = [
     "matmul_operand_bytes",
     "matmul_sram_bytes",
     "matmul_timer",
+    "vector_bound_cycles",
     "vector_cycles",
     "vector_timer",
 ]
@@ -152,9 +153,7 @@ def vector_timer(machine: Machine, operation: str) -> Callable[[int, int], int]:
     take no time. Raises UserError for an unknown class.
     """
     engine = machine.vector
-    if operation not in engine.lane_cycles:
-        raise UserError("unknown class of vector operations", found=operation, allowed=engine.lane_cycles)
-    startup, lanes, lane_cycles = engine.startup_cycles, engine.lanes, engine.lane_cycles[operation]
+    startup, lanes, lane_cycles = engine.startup_cycles, engine.lanes, _lane_cycles(machine, operation)
     port, scale = machine.sram.ports.vector.as_integer_ratio()
 
     def time(elements: int, bytes_moved: int) -> int:
@@ -164,6 +163,14 @@ def vector_timer(machine: Machine, operation: str) -> Callable[[int, int], int]:
         return startup + (compute if compute > traffic else traffic)
 
     return time
+
+
+def _lane_cycles(machine: Machine, operation: str) -> int:
+    """What an element of a class occupies a lane. Raises UserError for an unknown class."""
+    classes = machine.vector.lane_cycles
+    if operation not in classes:
+        raise UserError("unknown class of vector operations", found=operation, allowed=classes)
+    return classes[operation]
 
 
 def vector_cycles(machine: Machine, operation: str, elements: int, bytes_moved: int) -> int:
@@ -177,6 +184,15 @@ def compute_bound_cycles(machine: Machine, macs: int, dtype: str) -> int:
     if not peak:
         raise _no_matmul(machine, dtype)
     return -(-macs // peak)
+
+
+def vector_bound_cycles(machine: Machine, work: Mapping[str, int]) -> int:
+    """Least cycles for so many elements by class of vector operations, on the lanes of all tiles.
+
+    Raises UserError for an unknown class.
+    """
+    total = sum(elements * _lane_cycles(machine, operation) for operation, elements in work.items())
+    return -(-total // (machine.vector.lanes * machine.tiles.count))
 
 
 def hbm_bound_cycles(machine: Machine, transferred: int) -> int:

@@ -1,14 +1,20 @@
 """What bounds a run, in words and numbers."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from kpusim.costs import vector_bound_cycles
+from kpusim.errors import UserError
 from kpusim.machine import load_machine
 from kpusim.operators import make_operator
+from kpusim.operators.given import Given
 from kpusim.plan import operator_plan
 from kpusim.report.bound import bound_of, uses
 from kpusim.report.rows import rows_of, total_of
-from kpusim.report.table import number
+from kpusim.report.table import number, print_run
 from kpusim.simulate.run import Run
 from kpusim.simulate.spans import STALLS
 from kpusim.simulate.workload import run_plans
@@ -74,6 +80,40 @@ def test_rows_and_total_agree():
     assert total.roof_cycles == row.roof_cycles
     assert row.distance >= 1
     assert row.io_bound_bytes >= row.compulsory_bytes
+
+
+class Softmax(Given):
+    """A program of which more is known: its vector engines must add and exponentiate so many elements."""
+
+    @property
+    def vector_work(self):
+        return {"add": 5000, "exp": 6000}
+
+    def io_bound_bytes(self, machine):
+        return 1000
+
+
+def test_the_vector_engine_is_a_roof():
+    assert vector_bound_cycles(TINY, {"add": 15, "exp": 1}) == 2  # 15 + 4 lane-cycles on 4 tiles of 4 lanes
+    assert vector_bound_cycles(TINY, {}) == 0
+    with pytest.raises(UserError, match="unknown class of vector operations; found 'sine'"):
+        vector_bound_cycles(TINY, {"sine": 1})
+    (run,) = run_plans((operator_plan(Softmax(PROGRAM), TINY),))
+    (row,), total = rows_of(run), total_of(run)
+    vector = (5000 + 4 * 6000 + 15) // 16
+    assert row.roofs == {"matrix compute": 16**3 // 64, "vector engine": vector, "HBM bandwidth": 3 * 16 * 16 * 2 // 16}
+    assert (row.roof, row.roof_cycles, total.roof_cycles) == ("vector engine", 1813, 1813)
+
+
+def test_traffic_is_held_to_the_bound():
+    (run,) = run_plans((operator_plan(Softmax(PROGRAM), TINY),))
+    (row,), total = rows_of(run), total_of(run)
+    assert row.traffic_over_bound == total.traffic_over_bound == row.hbm_bytes / 1000 > 1
+    console = Console(file=StringIO(), width=200)
+    print_run(run, console)
+    heads, cells, *_ = (line for line in console.file.getvalue().splitlines() if "x bound" in line or line.startswith(" program "))
+    at = heads.index("x bound")
+    assert cells[at : at + len("x bound")].strip() == f"{row.hbm_bytes / 1000:.2f}"
 
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.0123456, "0.0123"), (4.466, "4.47"), (999.6, "1,000")])

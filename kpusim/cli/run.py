@@ -62,20 +62,21 @@ def command(
 ) -> None:  # fmt: skip
     """Simulate a workload file, or one operator, on a machine.
 
-    Prints for each operator its cycles, rates, the bound of the roofline, what it waited for most and what bounds it;
-    and writes a trace (by default into kpusim-out/).
+    Prints for each operator its cycles, rates, HBM traffic over the least that there can be ("x bound"), the roof
+    (matrix engines, vector engines, HBM or shared level, whichever takes longest at the least) and the cycles over it
+    ("x roof"), what it waited for most and what bounds it; and writes a trace (by default into kpusim-out/).
 
     \b
     JSON keys: machine, trace, runs: [{name, symbols, operators: [{operator, family, count, shape, boundary,
     start_cycle, gap_cycles, cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes,
-    hbm_gbytes_per_second, roof, roof_cycles, distance, compulsory_bytes, io_bound_bytes, top_stall: {unit, cause,
-    share}, bound: {by, because}, counters: {name: number}, units: {kind: {kind, units, busy, stalls: {cause:
-    unit-cycles}, idle}}}], total: {cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes,
-    hbm_write_bytes, hbm_gbytes_per_second, roof_cycles, distance, launches, gap_cycles, peak_hbm_bytes,
-    peak_hbm_padded_bytes, hbm_capacity_bytes, peak_shared_bytes, shared_tensors}}]; with --verify also verification:
-    [{operator, output, verdict: {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with
-    --explain also explain: {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest,
-    hbm_bytes, why}]}, estimates.
+    hbm_gbytes_per_second, roof, roof_cycles, roofs: {resource: cycles}, distance (cycles over roof_cycles),
+    compulsory_bytes, io_bound_bytes, traffic_over_bound, top_stall: {unit, cause, share}, bound: {by, because},
+    counters: {name: number}, units: {kind: {kind, units, busy, stalls: {cause: unit-cycles}, idle}}}], total: {cycles,
+    microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes, hbm_gbytes_per_second, roof_cycles,
+    distance, io_bound_bytes, traffic_over_bound, launches, gap_cycles, peak_hbm_bytes, peak_hbm_padded_bytes,
+    hbm_capacity_bytes, peak_shared_bytes, shared_tensors}}]; with --verify also verification: [{operator, output,
+    verdict: {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with --explain also explain:
+    {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest, hbm_bytes, why}]}, estimates.
 
     \b
     Examples:

@@ -16,8 +16,8 @@ __all__ = ["catalogue", "port_text", "run_line"]
 HEAD = """# Operators
 
 Every operator is written as a call, `kpusim run --op "gemm(m=256, n=512, k=256)"`; in a workload file its sizes come
-from the tensors at its ports. Each line of an example runs as it stands, on any machine (`-m kpu-edge`); with `--verify`
-it is executed on data, too, and compared with float64. `kpusim explain gemm` says the same in the terminal.
+from the tensors at its ports. Each line of an example runs as it stands, on any machine (`-m kpu-edge`); with
+`--verify` it is executed on data, too, and compared with float64. `kpusim explain gemm` says the same in the terminal.
 
 | operator | computes |
 |---|---|

@@ -68,7 +68,7 @@ def entries() -> tuple[Entry, ...]:
 def _operators() -> Iterator[Entry]:
     for family in map(describe, FAMILIES):
         parameters = [
-            (f"parameter {each.name}", f"{each.allowed}; {'default ' + each.default if each.default else 'must be given'}")
+            (f"parameter {each.name}", f"{each.allowed}; {f'default {each.default}' if each.default else 'needed'}")
             for each in family.parameters
         ]
         ports = [(f"tensor {port.name}", f"{port.role} {port_text(port)}") for port in family.ports]

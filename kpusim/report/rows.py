@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from kpusim.costs import compute_bound_cycles, hbm_bound_cycles
+from kpusim.costs import compute_bound_cycles, hbm_bound_cycles, vector_bound_cycles
 from kpusim.isa.layout import DENSE
 from kpusim.report.bound import Bound, bound_of
 from kpusim.simulate.shares import Share, shares, top_stall
@@ -31,10 +31,11 @@ class Row:
     """One operator: times in cycles and microseconds of one execution, without what its boundaries cost.
 
     count: executions of it in the run. gap_cycles: of the launches or barriers before all of them.
-    matrix_utilisation: multiply-accumulates over what all arrays could do in the same cycles. roof_cycles: the largest
-    of the closed bounds of the arrays, of the HBM (compulsory bytes at the attainable bandwidth, without those of
-    tensors in a shared buffer) and of the shared level (compulsory bytes that pass it); distance: cycles over
-    roof_cycles.
+    matrix_utilisation: multiply-accumulates over what all arrays could do in the same cycles. roofs: the closed bounds
+    in cycles of the arrays, of the vector engines (the least that their elements need, on all lanes), of the HBM
+    (compulsory bytes at the attainable bandwidth, without those of tensors in a shared buffer) and of the shared level
+    (compulsory bytes that pass it); roof and roof_cycles: the largest of these; distance: cycles over roof_cycles.
+    io_bound_bytes: the least HBM traffic on that machine; traffic_over_bound: what was moved over that.
     """
 
     operator: str
@@ -53,9 +54,11 @@ class Row:
     hbm_gbytes_per_second: float
     roof: str
     roof_cycles: int
+    roofs: Mapping[str, int]
     distance: float
     compulsory_bytes: int
     io_bound_bytes: int
+    traffic_over_bound: float
     top_stall: Stall
     bound: Bound
     counters: Mapping[str, int]
@@ -80,6 +83,8 @@ class Total:
     hbm_gbytes_per_second: float
     roof_cycles: int
     distance: float
+    io_bound_bytes: int
+    traffic_over_bound: float
     launches: int
     gap_cycles: int
     peak_hbm_bytes: int
@@ -102,7 +107,8 @@ def _row(ops: Sequence[OpTime]) -> Row:
     run, operator, machine = op.executed.run, op.step.operator, op.executed.run.machine
     read, write = run.counters["hbm.read_bytes"], run.counters["hbm.write_bytes"]
     seconds = max(run.cycles, 1) / machine.clock_hz
-    roof, roof_cycles = _roof(op)
+    roofs, bound_bytes = _roofs(op), operator.io_bound_bytes(machine)
+    roof = max(roofs, key=lambda name: roofs[name])
     peak = machine.peak_macs_per_cycle(op.math_dtype)
     return Row(
         operator=op.step.label,
@@ -120,10 +126,12 @@ def _row(ops: Sequence[OpTime]) -> Row:
         hbm_write_bytes=write,
         hbm_gbytes_per_second=(read + write) / seconds / 1e9,
         roof=roof,
-        roof_cycles=roof_cycles,
-        distance=run.cycles / max(roof_cycles, 1),
+        roof_cycles=roofs[roof],
+        roofs=roofs,
+        distance=run.cycles / max(roofs[roof], 1),
         compulsory_bytes=operator.compulsory_bytes,
-        io_bound_bytes=operator.io_bound_bytes(machine),
+        io_bound_bytes=bound_bytes,
+        traffic_over_bound=(read + write) / max(bound_bytes, 1),
         top_stall=Stall(*top_stall(run)),
         bound=bound_of(run, gaps // len(ops) if op.step.boundary == "launch" else 0),
         counters=run.counters,
@@ -131,19 +139,19 @@ def _row(ops: Sequence[OpTime]) -> Row:
     )
 
 
-def _roof(op: OpTime) -> tuple[str, int]:
-    """The name and the cycles of the lower roof."""
+def _roofs(op: OpTime) -> dict[str, int]:
+    """Cycles that each resource needs at the least, by name."""
     operator, machine = op.step.operator, op.executed.run.machine
     placed = min(operator.compulsory_bytes, _in_buffer(op))
     roofs = {
         "matrix compute": compute_bound_cycles(machine, op.macs, op.math_dtype),
+        "vector engine": vector_bound_cycles(machine, operator.vector_work),
         "HBM bandwidth": hbm_bound_cycles(machine, operator.compulsory_bytes - placed),
     }
     if machine.shared.kind != "none":
         passed = placed if machine.shared.kind == "buffer" else operator.compulsory_bytes
         roofs["shared level"] = ceil(passed / machine.shared.bytes_per_cycle)
-    name = max(roofs, key=lambda roof: roofs[roof])
-    return name, roofs[name]
+    return roofs
 
 
 def _in_buffer(op: OpTime) -> int:
@@ -162,7 +170,8 @@ def total_of(run: PlanRun) -> Total:
     counters = [op.executed.run.counters for op in run.ops]
     read, write = (sum(each[f"hbm.{way}_bytes"] for each in counters) for way in ("read", "write"))
     busiest = sum(op.macs / machine.peak_macs_per_cycle(op.math_dtype) for op in run.ops)
-    roof = sum(_roof(op)[1] for op in run.ops)
+    roof = sum(max(_roofs(op).values()) for op in run.ops)
+    bound_bytes = sum(op.step.operator.io_bound_bytes(machine) for op in run.ops)
     return Total(
         cycles=run.cycles,
         microseconds=seconds * 1e6,
@@ -173,6 +182,8 @@ def total_of(run: PlanRun) -> Total:
         hbm_gbytes_per_second=(read + write) / seconds / 1e9,
         roof_cycles=roof,
         distance=run.cycles / max(roof, 1),
+        io_bound_bytes=bound_bytes,
+        traffic_over_bound=(read + write) / max(bound_bytes, 1),
         launches=run.launches,
         gap_cycles=sum(op.gap for op in run.ops),
         peak_hbm_bytes=run.memory.peak_bytes,

@@ -17,7 +17,7 @@ from kpusim.simulate.workload import PlanRun
 __all__ = ["bytes_text", "number", "print_choices", "print_run", "print_table", "print_tried", "verdict_text"]
 
 COLUMNS = (
-    "operator", "shape", "cycles", "us", "TFLOP/s", "matrix", "HBM bytes", "GB/s",
+    "operator", "shape", "cycles", "us", "TFLOP/s", "matrix", "HBM bytes", "x bound", "GB/s",
     "roof", "roof cycles", "x roof", "top stall",
 )  # fmt: skip
 TRIED_COLUMNS = 100  # of a terminal in which the table of mappings is readable
@@ -54,6 +54,7 @@ def _cells(row: Row) -> Sequence[str]:
         number(row.tflops),
         f"{row.matrix_utilisation:.1%}",
         bytes_text(row.hbm_bytes),
+        f"{row.traffic_over_bound:.2f}",
         number(row.hbm_gbytes_per_second),
         row.roof.split()[0],
         f"{row.roof_cycles:,}",
@@ -66,7 +67,8 @@ def _total_cells(total: Total) -> Sequence[str]:
     return (
         "total", f"{total.launches} launch{'es' * (total.launches != 1)}", f"{total.cycles:,}",
         f"{total.microseconds:,.2f}", number(total.tflops), f"{total.matrix_utilisation:.1%}",
-        bytes_text(total.hbm_read_bytes + total.hbm_write_bytes), number(total.hbm_gbytes_per_second),
+        bytes_text(total.hbm_read_bytes + total.hbm_write_bytes), f"{total.traffic_over_bound:.2f}",
+        number(total.hbm_gbytes_per_second),
         "", f"{total.roof_cycles:,}", f"{total.distance:.2f}", "",
     )  # fmt: skip
 
