@@ -111,7 +111,8 @@ def test_traffic_is_held_to_the_bound():
     assert row.traffic_over_bound == total.traffic_over_bound == row.hbm_bytes / 1000 > 1
     console = Console(file=StringIO(), width=200)
     print_run(run, console)
-    heads, cells, *_ = (line for line in console.file.getvalue().splitlines() if "x bound" in line or line.startswith(" program "))
+    shown = console.file.getvalue().splitlines()
+    heads, cells, *_ = (line for line in shown if "x bound" in line or line.startswith(" program "))
     at = heads.index("x bound")
     assert cells[at : at + len("x bound")].strip() == f"{row.hbm_bytes / 1000:.2f}"
 
