@@ -1,0 +1,1 @@
+"""Operators that normalise rows or columns."""

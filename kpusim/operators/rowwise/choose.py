@@ -1,0 +1,278 @@
+"""The choice of a mapping: all that fit into the SRAM, weighed by the closed cycle formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from math import ceil
+
+from attrs import evolve, frozen
+
+from kpusim.costs import vector_timer
+from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS, instruction_rows
+from kpusim.machine import Machine
+from kpusim.operators.base import Tried
+from kpusim.operators.rowwise.mapping import Mapping
+from kpusim.operators.rowwise.work import Stream, Work, elements
+from kpusim.operators.steps import Step
+
+__all__ = ["Cost", "Found", "choose", "explained"]
+
+SHOWN = 8  # mappings in the table of --explain
+NEAR = 1.01  # among mappings so near to the fastest the one with the fewest instructions is taken
+ROWS_AT_ONCE = 1024  # rows of a block at most: a block of more is long to wait for
+SLOTS = (3, 2, 1)
+
+
+@frozen
+class Cost:
+    """What a mapping takes, in cycles by part, and the HBM bytes it moves."""
+
+    parts: dict[str, int]
+    hbm_bytes: int
+    instructions: int
+    filling: int
+
+    @property
+    def longest(self) -> str:
+        """The part that takes longest."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+    @property
+    def cycles(self) -> int:
+        """The longest part, and what comes before and after it."""
+        return self.parts[self.longest] + self.filling
+
+
+@frozen
+class Found:
+    """A mapping and those that were weighed, the fastest first."""
+
+    mapping: Mapping
+    cost: Cost
+    weighed: tuple[tuple[Mapping, Cost], ...]
+    forced: bool = False
+
+    def tried(self, work: Work) -> tuple[Tried, ...]:
+        """The mapping found, and the fastest others."""
+        shown = sorted({self.weighed.index((self.mapping, self.cost)), *range(min(SHOWN, len(self.weighed)))})
+        return tuple(
+            Tried(_text(mapping), cost.cycles, cost.longest, cost.hbm_bytes, self._why(mapping, cost))
+            for mapping, cost in (self.weighed[number] for number in shown)
+        )
+
+    def _why(self, mapping: Mapping, cost: Cost) -> str:
+        if mapping == self.mapping:
+            return "forced" if self.forced else "chosen"
+        if cost.cycles > self.cost.cycles:
+            return f"{cost.cycles / self.cost.cycles - 1:.1%} slower"
+        return f"{cost.instructions / self.cost.instructions:.1f} times the instructions"
+
+
+def choose(work: Work, machine: Machine, mapping: Mapping | None = None) -> Found:
+    """The best mapping, or the one given. Raises UserError where the machine cannot run it."""
+    if machine.dma.queues < 2:
+        raise UserError("loads and stores need a DMA queue each", found=machine.dma.queues, allowed="2 queues or more")
+    if mapping is not None:
+        _check(mapping, work, machine)
+        found = cost(work, mapping, machine)
+        return Found(mapping, found, ((mapping, found),), forced=True)
+    weighed = [(each, cost(work, each, machine)) for each in dict.fromkeys(_mappings(work, machine))]
+    if not weighed:
+        least = min(_smallest(work), key=lambda each: each.sram_bytes(work)).sram_bytes(work)
+        raise UserError(
+            f"the smallest blocks of a {work.name} do not fit into the SRAM of a tile", found=f"{least} bytes",
+            allowed=f"{machine.sram.capacity_bytes} bytes on {machine.name}",
+        )  # fmt: skip
+    weighed.sort(key=lambda pair: pair[1].cycles)
+    near = [pair for pair in weighed if pair[1].cycles <= NEAR * weighed[0][1].cycles]
+    best = min(near, key=lambda pair: (pair[1].instructions, pair[1].cycles))
+    return Found(*best, tuple(weighed))
+
+
+def _check(mapping: Mapping, work: Work, machine: Machine) -> None:
+    """Raises UserError for a mapping that the operator or the machine cannot follow."""
+    for name, size in vars_of(mapping).items():
+        if size < 1:
+            raise UserError("a mapping counts from 1", where=name, found=size, allowed="1 or more")
+    if mapping.tiles > machine.tiles.count:
+        raise UserError("more tiles than the machine has", found=mapping.tiles, allowed=f"up to {machine.tiles.count}")
+    if mapping.block_columns % work.unit and mapping.block_columns < work.columns:
+        raise UserError(
+            "pieces of columns end within a unit", where="block_columns", found=mapping.block_columns,
+            allowed=f"multiples of {work.unit}",
+        )  # fmt: skip
+    for name, extent in (("block_rows", work.rows), ("block_columns", work.columns)):
+        if getattr(mapping, name) > extent:
+            raise UserError("more than there are", where=name, found=getattr(mapping, name), allowed=f"up to {extent}")
+    if not work.independent and mapping.column_tiles > 1:
+        raise UserError("a row stays in one tile", where="column_tiles", found=mapping.column_tiles, allowed="1")
+    if mapping.column_slots > mapping.pieces(work):
+        allowed = f"up to {mapping.pieces(work)}, one for each piece"
+        raise UserError("too many", where="column_slots", found=mapping.column_slots, allowed=allowed)
+    if mapping.sram_bytes(work) > machine.sram.capacity_bytes:
+        raise UserError(
+            "the mapping does not fit into the SRAM of a tile", found=f"{mapping.sram_bytes(work)} bytes",
+            allowed=f"{machine.sram.capacity_bytes} bytes",
+        )  # fmt: skip
+
+
+def vars_of(mapping: Mapping) -> dict[str, int]:
+    """Its numbers by name."""
+    return {name: getattr(mapping, name) for name in Mapping.__annotations__}
+
+
+def _smallest(work: Work) -> Iterator[Mapping]:
+    for width in {work.unit, work.columns}:
+        yield Mapping(1, 1, 1, width, 1, 1, 1)
+
+
+def _mappings(work: Work, machine: Machine) -> Iterator[Mapping]:
+    """Those that fit into the SRAM."""
+    tiles, capacity = machine.tiles.count, machine.sram.capacity_bytes
+    for width in _widths(work):
+        pieces = ceil_div(work.columns, width)
+        across = _column_tiles(work, pieces, tiles)
+        for column_tiles in across:
+            row_tiles = min(tiles // column_tiles, work.entries * work.rows)
+            for rows in _heights(work, row_tiles):
+                bare = Mapping(min(row_tiles, work.entries * ceil_div(work.rows, rows)), column_tiles, rows, width)
+                yield from (each for each in _slots(bare, work) if each.sram_bytes(work) <= capacity)
+
+
+def _slots(bare: Mapping, work: Work) -> Iterator[Mapping]:
+    """With as many slots as may be: of inputs, of results, of what has no rows."""
+    pieces = bare.pieces(work)
+    many = [] if bare.whole(work) or pieces == 1 else [pieces + 2, pieces + 1, pieces]
+    for slots in (*many, *SLOTS):
+        for staying in dict.fromkeys((pieces, min(2, pieces), 1)):
+            yield evolve(bare, slots=slots, out_slots=min(slots, 2), column_slots=staying)
+
+
+def _column_tiles(work: Work, pieces: int, tiles: int) -> list[int]:
+    """Tiles that share a row: where pieces are independent, as many as there are pieces, or fewer."""
+    if not work.independent or pieces == 1:
+        return [1]
+    shares = {ceil_div(pieces, turns) for turns in (1, 2, 4, 8)} | {1}
+    return sorted({ceil_div(pieces, ceil_div(pieces, share)) for share in shares if share <= tiles})
+
+
+def _widths(work: Work) -> list[int]:
+    """Columns of a piece: all of them, or a half, a quarter, ..., in whole units."""
+    units, found = ceil_div(work.columns, work.unit), {work.columns}
+    parts = 2
+    while parts < 2 * units:
+        found.add(min(ceil_div(units, parts) * work.unit, work.columns))
+        parts *= 2
+    return sorted(found, reverse=True)
+
+
+def _heights(work: Work, tiles: int) -> list[int]:
+    """Rows of a block: powers of two, and equal shares of a tile's rows."""
+    most = min(work.rows, ROWS_AT_ONCE)
+    share = ceil_div(work.rows * work.entries, tiles)
+    found = {1 << bits for bits in range(most.bit_length())} | {ceil_div(share, turns) for turns in range(1, 17)}
+    return sorted(size for size in found if size <= most)
+
+
+# Cost ---------------------------------------------------------------------------------------------------------------
+
+
+def cost(work: Work, mapping: Mapping, machine: Machine) -> Cost:
+    """What a mapping takes, by the closed formulas."""
+    steps, pieces = mapping.steps(work), mapping.pieces(work)
+    moved = transfers = first = 0
+    for stream in work.streams:
+        times, size = _times(work, mapping, stream), _bytes(work, mapping, stream, machine)
+        moved += times[0] * size
+        transfers += times[1]
+        first += size * mapping.tiles if stream.role == "in" and stream.kind == "block" else 0
+    share, bandwidth = ceil_div(mapping.tiles, machine.dma_engines), float(machine.hbm.attainable_bytes_per_cycle)
+    each, rows, queues = _vector(work, mapping, machine), steps * pieces, max(machine.dma.queues // 2, 1)
+    engine = ceil(moved / min(mapping.tiles, machine.dma_engines) / machine.dma.bytes_per_cycle)
+    descriptors = transfers * share * (machine.dma.setup_cycles + engine // max(transfers * share, 1))
+    parts = {
+        "vector": each * rows,
+        "hbm": ceil(moved / bandwidth),
+        "dma": max(engine, descriptors // min(queues, len(work.streams))),
+    }
+    filling = each + ceil(first / bandwidth) + machine.hbm.closed_read_cycles
+    if parts["vector"] < parts["hbm"]:
+        filling -= ceil(first / bandwidth)  # it is part of what HBM takes
+    if min(mapping.slots, mapping.out_slots) == 1:
+        filling += sorted(parts.values())[-2]  # nothing overlaps
+    return Cost(parts, moved, mapping.tiles * rows * (len(work.whole) + 2 * len(work.streams)), filling)
+
+
+def _times(work: Work, mapping: Mapping, stream: Stream) -> tuple[int, int]:
+    """(slots that move between HBM and all tiles, transfers of one tile)."""
+    blocks, pieces = mapping.steps(work) * mapping.row_tiles, mapping.pieces(work)
+    if stream.kind == "row":
+        return blocks * mapping.column_tiles, mapping.steps(work)
+    loads = len(mapping.loads(work, stream)) if stream.role == "in" else 1
+    if stream.kind == "column" and mapping.stays(work):
+        return pieces * mapping.column_tiles, 0
+    return blocks * pieces * mapping.column_tiles * loads, mapping.steps(work) * pieces * loads
+
+
+def _bytes(work: Work, mapping: Mapping, stream: Stream, machine: Machine) -> int:
+    """HBM bytes of one slot: what is contiguous, in whole interleave blocks where rows come in pieces."""
+    size = ceil_div(elements(stream.tensor, mapping.block_rows, mapping.block_columns) * DTYPE_BITS[stream.dtype], 8)
+    if stream.kind != "block" or mapping.block_columns == work.columns:
+        return size
+    run, whole = size // mapping.block_rows, machine.hbm.interleave_bytes
+    return mapping.block_rows * ceil_div(run, whole) * whole
+
+
+def _vector(work: Work, mapping: Mapping, machine: Machine) -> int:
+    """Cycles of the vector engine for one piece, all sweeps together."""
+    rows, times = (1, mapping.block_rows) if work.by_row else (mapping.block_rows, 1)
+    steps = [step for sweep in mapping.sweeps(work) for step in (*sweep.each, *sweep.after)]
+    return times * sum(_cycles(work, step, rows, mapping.block_columns, machine) for step in steps)
+
+
+@cache
+def _sizes(work: Work, step: Step) -> tuple[tuple[int, tuple[tuple[str, int, int, int] | int, ...]], ...]:
+    """(bits, dimensions) of a step's operands."""
+    operands = work.operands
+    return tuple(
+        (DTYPE_BITS[operands[work.buffer(name)].dtype], work.shape(name))  # type: ignore[misc]
+        for name in step.buffers
+        if work.buffer(name) in operands
+    )
+
+
+def _cycles(work: Work, step: Step, rows: int, columns: int, machine: Machine) -> int:
+    """Cycles of one instruction."""
+    sizes = [(bits, elements(shape, rows, columns)) for bits, shape in _sizes(work, step)]  # type: ignore[arg-type]
+    timing = vector_timer(machine, instruction_rows()[step.op].timing_class)
+    return timing(max(count for _, count in sizes), sum(bits * count for bits, count in sizes) // 8)
+
+
+# Words --------------------------------------------------------------------------------------------------------------
+
+
+def _text(mapping: Mapping) -> str:
+    tiles = f"{mapping.row_tiles} x {mapping.column_tiles} tiles"
+    slots = f"{mapping.slots}+{mapping.out_slots} slots"
+    return f"{tiles}, blocks of {mapping.block_rows} x {mapping.block_columns}, {slots}"
+
+
+def explained(work: Work, machine: Machine, found: Found) -> tuple[tuple[str, str, str], ...]:
+    """(what, value, reason) rows for `--explain`."""
+    mapping, cost_ = found.mapping, found.cost
+    pieces, steps = mapping.pieces(work), mapping.steps(work)
+    once = "loaded once" if mapping.resident(work) else f"loaded for each of {len(work.sweeps)} sweeps"
+    weighed = ("nothing", "it is forced") if found.forced else (f"{len(found.weighed)} mappings", "by closed formulas")
+    return (
+        ("tiles", f"{mapping.row_tiles} x {mapping.column_tiles}", "along the rows x along the columns"),
+        ("block", f"{mapping.block_rows} x {mapping.block_columns}", f"{steps} blocks a tile, of {pieces} pieces each"),
+        ("pieces", once, "whole rows" if mapping.block_columns == work.columns else "columns in pieces"),
+        ("slots", f"{mapping.slots} + {mapping.out_slots}", "of each operand + of each result"),
+        ("SRAM", f"{mapping.sram_bytes(work)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
+        ("HBM traffic", f"{cost_.hbm_bytes} bytes", f"{cost_.parts['hbm']} cycles"),
+        ("estimate", f"{cost_.cycles} cycles", f"{cost_.longest} takes longest: {cost_.parts[cost_.longest]}"),
+        ("weighed", *weighed),
+    )

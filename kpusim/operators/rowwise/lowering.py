@@ -1,0 +1,47 @@
+"""A rowwise operator lowered: blocks of rows streamed through the tiles; loads, vector engines, stores overlap."""
+
+from __future__ import annotations
+
+from kpusim.isa.program import Program, Semaphore, TensorMap
+from kpusim.machine import Machine
+from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
+from kpusim.operators.declare import buffers, tensors
+from kpusim.operators.rowwise.choose import choose, explained
+from kpusim.operators.rowwise.mapping import Mapping
+from kpusim.operators.rowwise.transfers import Traffic, share_of
+from kpusim.operators.rowwise.vector import Vector
+from kpusim.operators.rowwise.work import Stream, Work
+
+__all__ = ["lower"]
+
+
+def lower(work: Work, machine: Machine, layouts: Layouts = ROW_MAJOR, mapping: Mapping | None = None) -> Lowered:
+    """The program of `mapping` (by default the best found) for tensors laid out as given, and why it was chosen.
+
+    Raises UserError if the machine cannot run it: too little SRAM, too few tiles or DMA queues.
+    """
+    found = choose(work, machine, mapping)
+    program = Program(
+        name=work.name,
+        tensors=tensors(work.ports, layouts),
+        maps=tuple(_box(stream, found.mapping) for stream in work.streams),
+        buffers=buffers(found.mapping.buffers(work)),
+        semaphores=tuple(semaphore for stream in work.streams for semaphore in _pair(stream, work, found.mapping)),
+        sections=(
+            *Traffic(work, found.mapping, machine).sections(),
+            Vector(work, found.mapping, share_of(work, found.mapping, machine)).section(),
+        ),
+    )
+    return Lowered(program, explained(work, machine, found), found.mapping, found.tried(work))
+
+
+def _box(stream: Stream, mapping: Mapping) -> TensorMap:
+    return TensorMap(f"{stream.name}_box", stream.port, mapping.shape(stream.tensor))
+
+
+def _pair(stream: Stream, work: Work, mapping: Mapping) -> tuple[Semaphore, ...]:
+    slots = mapping.count(work, stream)
+    filled = Semaphore(f"{stream.name}_full", mapping.tiles, slots)
+    if stream.kind == "column" and mapping.stays(work):
+        return (filled,)
+    return filled, Semaphore(f"{stream.name}_free", mapping.tiles, slots, 1)

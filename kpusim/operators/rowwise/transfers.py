@@ -1,0 +1,159 @@
+"""What the DMA queues of a rowwise operator do: operands to the tiles, block by block, and results back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+
+from kpusim.isa.expr import Const, Expr, Name, ceiling_division
+from kpusim.isa.program import Instruction, Loop, Node, Section, SemaphoreRef, Signal, TileSet
+from kpusim.machine import Machine
+from kpusim.operators.rowwise.mapping import Mapping
+from kpusim.operators.rowwise.place import DST, Place
+from kpusim.operators.rowwise.work import Stream, Work
+from kpusim.operators.seats import ENGINE, ZERO, Seat, loop
+
+__all__ = ["STEP", "Traffic", "free", "full", "over_pieces", "over_steps", "piece_of", "share_of", "slot_of"]
+
+STEP = Name("s")
+
+
+def full(stream: Stream, tile: Expr, slot: Expr) -> SemaphoreRef:
+    """Says that a slot has data: of HBM, or results."""
+    return SemaphoreRef(f"{stream.name}_full", tile, slot)
+
+
+def free(stream: Stream, tile: Expr, slot: Expr) -> SemaphoreRef:
+    """Says that nobody needs a slot any more."""
+    return SemaphoreRef(f"{stream.name}_free", tile, slot)
+
+
+def over_steps(work: Work, mapping: Mapping, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """A loop over the blocks of a tile, if there is something to do."""
+    return (loop(STEP.id, mapping.steps(work), *nodes),) if nodes else ()
+
+
+def over_pieces(work: Work, mapping: Mapping, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """A loop over the pieces of a block, if there are several, and something to do."""
+    pieces = mapping.pieces(work)
+    return (loop("p", pieces, *nodes),) if nodes and pieces > 1 else nodes
+
+
+def piece_of(work: Work, mapping: Mapping) -> Expr:
+    """The piece that such a loop is at."""
+    return Name("p") if mapping.pieces(work) > 1 else ZERO
+
+
+def slot_of(work: Work, mapping: Mapping, stream: Stream, sweep: int = 0) -> Expr:
+    """The slot of an operand at a step, a piece and a sweep, by the names of the loops."""
+    slots, pieces, piece = mapping.count(work, stream), mapping.pieces(work), piece_of(work, mapping)
+    if stream.kind == "row":
+        return STEP % slots
+    if stream.kind == "column" and mapping.stays(work):
+        return piece
+    loads = mapping.loads(work, stream) if stream.role == "in" else [sweep]
+    turn = loads.index(sweep) if sweep in loads else 0
+    return ((STEP * len(loads) + turn) * pieces + piece) % slots
+
+
+def share_of(work: Work, mapping: Mapping, machine: Machine) -> int:
+    """Tiles of a DMA engine that take turns, see `Place`; 1 where they do not."""
+    multicast = mapping.column_tiles > 1 and any(stream.kind == "column" for stream in work.streams)
+    share, rest = divmod(mapping.tiles, machine.dma_engines)
+    return share if share and not rest and not multicast else 1
+
+
+@frozen
+class Traffic:
+    """The sections of the DMA engines: loads in the first half of their queues, stores in the second."""
+
+    work: Work
+    map: Mapping
+    machine: Machine
+
+    @property
+    def seat(self) -> Seat:
+        """Each engine serves the tiles next to it."""
+        return Seat(self.map.tiles, self.machine.dma_engines, 0)
+
+    def sections(self) -> list[Section]:
+        """Operands are dealt to the queues by turns."""
+        half = max(self.machine.dma.queues // 2, 1)
+        found = []
+        for role, first, body in (("in", 0, self._loads), ("out", half, self._stores)):
+            streams = [stream for stream in self.work.streams if stream.role == role]
+            turns = [stream for stream in streams if not self._stays(stream)]
+            for queue in range(half):
+                nodes = self._columns(streams) if queue == 0 and role == "in" else ()
+                nodes += over_steps(self.work, self.map, body(turns[queue::half]))
+                if nodes:
+                    found.append(self.seat.section(first + queue, nodes))
+        return found
+
+    def _stays(self, stream: Stream) -> bool:
+        return stream.kind == "column" and self.map.stays(self.work)
+
+    def _columns(self, streams: list[Stream]) -> tuple[Node, ...]:
+        """Operands that stay: each piece by one engine, to all tiles that take it."""
+        staying = [stream for stream in streams if self._stays(stream)]
+        if not staying:
+            return ()
+        turns, pieces = self.map.column_tiles, self.map.pieces(self.work)
+        seat = self.seat
+        number = ENGINE if seat.share > 1 else Name("g")
+        engines = len(seat.section(0, ()).places)
+        column = Name("v") * engines + number  # by piece, then by tile
+        tiles = TileSet(column % turns, Const(self.map.row_tiles), turns)
+        place = Place(self.work, self.map, column % turns, ZERO, column // turns)
+
+        def load(stream: Stream) -> Instruction:
+            view = place.view(stream.name, column // turns, tiles)
+            done = Signal(full(stream, DST, column // turns))
+            return Instruction("load", (view, place.box(stream)), signals=(done,))
+
+        count = ceiling_division(Const(turns * pieces) - number, engines)
+        return (Loop("v", ZERO, count, tuple(load(stream) for stream in staying)),)
+
+    def _loads(self, streams: list[Stream]) -> tuple[Node, ...]:
+        """The operands of a block: those of its rows, then sweep by sweep those of its pieces."""
+        nodes = self._each([stream for stream in streams if stream.kind == "row"], self._load)
+        for sweep in range(len(self.map.sweeps(self.work))):
+            loaded = [
+                stream for stream in streams if stream.kind != "row" and sweep in self.map.loads(self.work, stream)
+            ]
+            nodes += over_pieces(self.work, self.map, self._each(loaded, self._load, sweep))
+        return nodes
+
+    def _stores(self, streams: list[Stream]) -> tuple[Node, ...]:
+        """The results of a block: those of its pieces, then those of its rows."""
+        blocks = self._each([stream for stream in streams if stream.kind == "block"], self._store)
+        return over_pieces(self.work, self.map, blocks) + self._each(
+            [stream for stream in streams if stream.kind == "row"], self._store
+        )
+
+    def _each(
+        self, streams: list[Stream], build: Callable[[Stream, Expr, int], Instruction], sweep: int = 0
+    ) -> tuple[Node, ...]:
+        """For each tile of an engine."""
+        if not streams:
+            return ()
+        return self.seat.each(lambda tile: tuple(build(stream, tile, sweep) for stream in streams))
+
+    def _place(self, tile: Expr) -> Place:
+        share = share_of(self.work, self.map, self.machine)
+        return Place(self.work, self.map, tile, STEP, piece_of(self.work, self.map), share=share)
+
+    def _load(self, stream: Stream, tile: Expr, sweep: int) -> Instruction:
+        place, slot = self._place(tile), slot_of(self.work, self.map, stream, sweep)
+        views = place.view(stream.name, slot, TileSet(tile)), place.box(stream)
+        return Instruction(
+            "load", views, waits=(free(stream, tile, slot),), signals=(Signal(full(stream, tile, slot)),)
+        )
+
+    def _store(self, stream: Stream, tile: Expr, _: int) -> Instruction:
+        place, slot = self._place(tile), slot_of(self.work, self.map, stream)
+        views = place.box(stream), place.view(stream.name, slot, TileSet(tile))
+        return Instruction(
+            "store", views, waits=(full(stream, tile, slot),), signals=(Signal(free(stream, tile, slot), "read"),)
+        )
