@@ -36,18 +36,16 @@ def give_part(grid: Grid, last: Expr) -> tuple[Node, ...]:
     )
 
 
-def send_part(grid: Grid, stream: Expr, place: Expr) -> tuple[Node, ...]:
+def send_part(grid: Grid, tile: Expr) -> tuple[Node, ...]:
     """The part of a tile to that in its place in the first stream of the team."""
-    tile, part = stream * grid.width + place, stream % grid.map.splits
-    root, number = TileSet(tile - part * grid.width), Range(part - 1, ONE)
-    ready, free = SemaphoreRef("part_ready", tile, ZERO), SemaphoreRef("part_free", tile - part * grid.width, part - 1)
-    given = (
-        Signal(SemaphoreRef("sums_free", tile, ZERO), "read"),
-        Signal(SemaphoreRef("part_full", Name("dst"), part - 1)),
-    )
+    part = (tile // grid.width) % grid.map.splits
+    root, number = tile - part * grid.width, part - 1
+    ready, free = SemaphoreRef("part_ready", tile, ZERO), SemaphoreRef("part_free", root, number)
+    full = Signal(SemaphoreRef("part_full", root, number))
+    given = Signal(SemaphoreRef("sums_free", tile, ZERO), "read"), full
 
     def into(buffer: str) -> View:
-        return View(buffer, ZERO, (Range(), number, Range()), root)
+        return View(buffer, ZERO, (Range(), Range(number, ONE), Range()), TileSet(root))
 
     return (
         Instruction("copy", (into("part_o"), View("o", ZERO, (), TileSet(tile))), (), (ready, free)),

@@ -33,7 +33,7 @@ def draw_attention(random: Random) -> dict[str, Any]:
     found |= _source(source, found, random)
     if source != "tokens" and found["dtype"] != "fp8_e4m3" and random.random() < 0.3:
         found["kv_dtype"] = random.choice(DTYPE_GROUPS["quantized"])
-        found["scale_group"] = random.choice((4, 8, 32))
+        found["scale_group"] = 32 if found.get("page") or found.get("block") else random.choice((4, 8, 32))
     if random.random() < 0.2:
         found["rope"] = random.choice(("q", "qk"))
     return found

@@ -22,11 +22,15 @@ __all__ = ["Cost", "cost", "streamed_bytes"]
 
 @frozen
 class Cost:
-    """Estimated cycles in all, cycles of each resource if it were alone (the team with most to do), and HBM bytes."""
+    """Estimated cycles in all, cycles of each resource if it were alone (the team with most to do), and HBM bytes.
+
+    blocks: of keys, that all tiles work on.
+    """
 
     cycles: int
     parts: Dict[str, int]
     hbm_bytes: int
+    blocks: int
 
     @property
     def longest(self) -> str:
@@ -56,7 +60,12 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     busy = max(blocks * max(step, arrival), parts["HBM"], parts["vector engine"]) + items * bubble // (
         2 if items > 1 else 1
     )
-    return Cost(busy + _ends(mapping, problem, machine, arrival), parts, moved + problem.query_bytes)
+    return Cost(
+        busy + _ends(mapping, problem, machine, arrival),
+        parts,
+        moved + problem.query_bytes,
+        blocks * _tiles(mapping, problem, machine),
+    )
 
 
 def streamed_bytes(mapping: Mapping, problem: Problem, machine: Machine) -> int:
@@ -139,9 +148,14 @@ def _arrival(mapping: Mapping, problem: Problem, machine: Machine) -> int:
     return max(transfer, port, ceil_div(latency + transfer, mapping.slots))
 
 
+def _tiles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+    """That are used."""
+    return mapping.teams(problem, machine.tiles.count) * mapping.splits * mapping.stream_tiles(problem)
+
+
 def _ends(mapping: Mapping, problem: Problem, machine: Machine, arrival: int) -> int:
     """Before the first block is there, and after the last."""
     latency = machine.dma.setup_cycles + machine.hbm.closed_read_cycles + machine.sram.latency_cycles
-    tiles = mapping.teams(problem, machine.tiles.count) * mapping.splits * mapping.stream_tiles(problem)
+    tiles = _tiles(mapping, problem, machine)
     queries = hbm_bound_cycles(machine, tiles * mapping.rows * problem.head_dim * DTYPE_BITS[problem.dtype] // 8)
     return 2 * latency + arrival + 2 * queries

@@ -89,6 +89,11 @@ class Grid:
         """Items of a stream."""
         return self.look("items", [len(items) for items in self.schedule.streams], stream)
 
+    def existing(self, stream: Expr, *nodes: Node) -> tuple[Node, ...]:
+        """`nodes`, if the stream has the item."""
+        left = self.count(stream) - ITEM
+        return nodes if self.count(stream) == Const(self.schedule.longest) else (once(left, *nodes),)
+
     def entry(self, stream: Expr, item: Expr) -> Expr:
         """The sequence of keys of an item."""
         return self._each("entry", lambda at: at.entry, stream, item)
@@ -119,7 +124,7 @@ class Grid:
     def done(self, stream: Expr, part: Expr, item: Expr) -> Expr:
         """Blocks that a tile has worked on before an item."""
         parts = self.map.token_tiles
-        return self._running("done", lambda at, part: at.seen[part], parts, stream * parts + part, item)
+        return self._running("worked", lambda at, part: at.seen[part], parts, stream * parts + part, item)
 
     def _running(self, name: str, value: Callable[[Item, int], int], parts: int, place: Expr, item: Expr) -> Expr:
         """The sum over the items before."""
@@ -220,15 +225,22 @@ class Grid:
         slot = self.slot(item, step)
         return slot, SemaphoreRef(f"{name}_full", TILE, slot), SemaphoreRef(f"{name}_free", self.stream, slot)
 
-    def skipped(self, name: str) -> tuple[Node, ...]:
-        """Blocks of an item that other tiles of the stream see and this does not: taken and given back."""
+    def skipped(self, *names: str) -> tuple[Node, ...]:
+        """Blocks of an item that others of its stream see and this tile does not: taken and given back, side by side."""
         seen, steps = self.seen(self.stream, self.part, ITEM), self.steps(self.stream, ITEM)
-        if seen == steps or self.map.token_tiles == 1:
+        if seen == steps or self.map.token_tiles == 1 or not names:
             return ()
         slot = self.slot(ITEM, STEP)
-        waits = (SemaphoreRef(f"{name}_full", TILE, slot),)
-        signals = (Signal(SemaphoreRef(f"{name}_free", self.stream, slot)),)
-        return (Loop("j", seen, steps, (Instruction("sync", (), (), waits, signals),)),)
+        passed = [
+            Instruction(
+                "sync",
+                waits=(SemaphoreRef(f"{name}_full", TILE, slot),),
+                signals=(Signal(SemaphoreRef(f"{name}_free", self.stream, slot), "read"),),
+            )
+            for name in names
+            if not (self.problem.shared and name == "v")
+        ]
+        return (Loop("j", seen, steps, tuple(passed)),) if passed else ()
 
     # --- queries ------------------------------------------------------------------------------------------------------
 

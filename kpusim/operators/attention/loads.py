@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from kpusim.isa.expr import Const, Expr, Name, minimum
 from kpusim.isa.program import (
@@ -31,7 +31,6 @@ __all__ = ["INDEX", "KEY_QUEUE", "QUERY_QUEUE", "VALUE_QUEUE", "indices", "key_s
 
 KEY_QUEUE, VALUE_QUEUE, QUERY_QUEUE = 0, 1, 2
 INDEX = "index"
-Each = Callable[[Expr], tuple[Node, ...]]
 
 
 def load_maps(problem: Problem, mapping: Mapping, steps: int) -> tuple[TensorMap, ...]:
@@ -115,7 +114,7 @@ def _items(grid: Grid, name: str, seat: Seat) -> tuple[Node, ...]:
 
     def index(stream: Expr) -> tuple[Node, ...]:
         found = _index(grid, name, stream)
-        return found if alone else (once(grid.count(stream) - ITEM, *found),)
+        return found if alone else grid.existing(stream, *found)
 
     indices, used = (), ()  # type: tuple[tuple[Node, ...], tuple[Node, ...]]
     if grid.problem.unit:
@@ -137,7 +136,7 @@ def _index(grid: Grid, name: str, stream: Expr) -> tuple[Node, ...]:
 
 def _index_used(grid: Grid, name: str, stream: Expr, alone: bool) -> tuple[Node, ...]:
     signal = Instruction("sync", signals=(Signal(SemaphoreRef(f"{name}_index_free", stream, ITEM % 2)),))
-    return (signal,) if alone else (once(grid.count(stream) - ITEM, signal),)
+    return (signal,) if alone else grid.existing(stream, signal)
 
 
 def _block(grid: Grid, name: str, stream: Expr) -> tuple[Node, ...]:
@@ -189,33 +188,25 @@ def _moved(
 
 
 def query_section(grid: Grid, seat: Seat) -> Section:
-    """Queries of every item to their tiles, one item ahead."""
-
-    def load(stream: Expr) -> tuple[Node, ...]:
-        tile = stream * grid.width + Name("i")
-        return (loop("i", grid.width, *_queries(grid, stream, tile)),)
-
-    def each(stream: Expr) -> tuple[Node, ...]:
-        whole = grid.count(stream) == Const(grid.schedule.longest)
-        return load(stream) if whole else (once(grid.count(stream) - ITEM, *load(stream)),)
-
-    return seat.section(QUERY_QUEUE, (loop("w", grid.schedule.longest, *seat.each(each)),))
+    """Queries of every item to their tiles, one item ahead; `seat`: of tiles."""
+    return seat.section(QUERY_QUEUE, (loop("w", grid.schedule.longest, *seat.each(partial(_queries, grid))),))
 
 
-def _queries(grid: Grid, stream: Expr, tile: Expr) -> tuple[Node, ...]:
-    problem, slot = grid.problem, ITEM % 2
+def _queries(grid: Grid, tile: Expr) -> tuple[Node, ...]:
+    """Of the item of one tile, if it has it."""
+    problem, slot, stream, place = grid.problem, ITEM % 2, tile // grid.width, tile % grid.width
     turned = problem.rope != "none"
     free, full = (SemaphoreRef(f"q_{state}", tile, slot) for state in ("free", "full"))
     target = View("q_stored" if turned else "q_tile", slot, (), TileSet(tile))
-    moves = [(target, Box("q_block", grid.query_ranges(stream, Name("i"), problem.head_dim)))]
+    moves = [(target, Box("q_block", grid.query_ranges(stream, place, problem.head_dim)))]
     if turned:
-        row = grid.token(stream, Name("i")) + problem.offset
+        row = grid.token(stream, place) + problem.offset
         moves += [
             (View(f"q_{name}", slot, (), TileSet(tile)), Box(f"q_{name}_rows", (Range(row), Range())))
             for name in ("cos", "sin")
         ]
     last = len(moves) - 1
-    return tuple(
+    return grid.existing(stream, *(
         Instruction("load", move, (), (free,) if number == 0 else (), (Signal(full),) if number == last else ())
         for number, move in enumerate(moves)
-    )
+    ))  # fmt: skip

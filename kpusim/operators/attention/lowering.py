@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpusim.isa.expr import Const, Expr, Name, maximum, minimum
+from kpusim.isa.expr import Const, Expr, maximum, minimum
 from kpusim.isa.program import (
     Box,
     Instruction,
@@ -43,12 +43,13 @@ def lower(
     found = search(problem, machine, variant, mapping)
     grid = Grid(problem, found.mapping, machine)
     seats = Seat(grid.streams, machine.dma_engines, 0), Seat(grid.streams, machine.dma_engines, 1)
+    each = Seat(grid.tiles, machine.dma_engines, 0)
     sections = [
         *loads.key_sections(grid, seats),
-        loads.query_section(grid, seats[1]),
+        loads.query_section(grid, each),
         multiply.multiply(grid),
         softmax.softmax(grid),
-        _results(grid, seats[0]),
+        _results(grid, each),
     ]
     steps = max(len(item.blocks) for items in grid.schedule.streams for item in items)
     out = TensorMap("out_block", "out", loads.query_box(problem, grid.map, problem.value_dim))
@@ -68,28 +69,23 @@ def lower(
 
 
 def _results(grid: Grid, seat: Seat) -> Section:
-    """Results of every item to HBM; of split keys, first the parts to the tiles that add them up."""
-    longest = grid.schedule.longest
+    """Results of every item to HBM; of split keys, first the parts to the tiles that add them up. `seat`: of tiles."""
+    splits = grid.map.splits
 
-    def existing(stream: Expr, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        whole = grid.count(stream) == Const(longest)
-        return nodes if whole else (once(grid.count(stream) - ITEM, *nodes),)
+    def send(tile: Expr) -> tuple[Node, ...]:
+        stream = tile // grid.width
+        return grid.existing(stream, once(stream % splits, *combine.send_part(grid, tile)))
 
-    def send(stream: Expr) -> tuple[Node, ...]:
-        part = stream % grid.map.splits
-        return existing(stream, (once(part, loop("i", grid.width, *combine.send_part(grid, stream, Name("i")))),))
+    def store(tile: Expr) -> tuple[Node, ...]:
+        stream, stored = tile // grid.width, _store(grid, tile)
+        return grid.existing(stream, stored if splits == 1 else once(1 - stream % splits, stored))
 
-    def store(stream: Expr) -> tuple[Node, ...]:
-        stored = loop("i", grid.width, _store(grid, stream))
-        return existing(stream, (stored,) if grid.map.splits == 1 else (once(1 - stream % grid.map.splits, stored),))
-
-    parts = seat.each(send) if grid.map.splits > 1 else ()
-    return seat.section(STORE_QUEUE, (loop("w", longest, *parts, *seat.each(store)),))
+    parts = seat.each(send) if splits > 1 else ()
+    return seat.section(STORE_QUEUE, (loop("w", grid.schedule.longest, *parts, *seat.each(store)),))
 
 
-def _store(grid: Grid, stream: Expr) -> Instruction:
-    problem, slot, place = grid.problem, ITEM % 2, Name("i")
-    tile = stream * grid.width + place
+def _store(grid: Grid, tile: Expr) -> Instruction:
+    problem, slot, stream, place = grid.problem, ITEM % 2, tile // grid.width, tile % grid.width
     ranges: tuple[Range, ...] = ()
     length: Expr | None = None
     if problem.tokens_first and problem.queries % grid.map.band:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpusim.isa.expr import Const, Expr
+from kpusim.isa.expr import Const, Expr, minimum
 from kpusim.isa.program import Instruction, Loop, Node, Range, Section, Semaphore, SemaphoreRef, Signal, View
 from kpusim.operators.attention.grid import ITEM, STEP, TILE, Grid, once
 from kpusim.operators.attention.mapping import READY_SLOTS
@@ -28,15 +28,20 @@ def multiply(grid: Grid) -> Section:
     """Scores and weighted values of every item. Pipelined, the next scores come before the values of a block."""
     count, more = grid.count(grid.stream), grid.count(grid.stream) - ITEM - 1
     seen = grid.seen(grid.stream, grid.part, ITEM)
+    skipped = grid.skipped(*(name for name in "kv" if not grid.problem.prepared(name)))
     if not grid.map.ahead:
         both = Loop("j", ZERO, seen, (_scores(grid, ITEM, STEP), _values(grid, STEP)))
-        item = (_take_queries(grid, ITEM), both, _drop_queries(grid), *_skip(grid, "k"), *_skip(grid, "v"))
+        item = (_take_queries(grid, ITEM), both, _drop_queries(grid), *skipped)
         return grid.section("matrix", (Loop("w", ZERO, count, item),))
     rest = Loop("j", Const(1), seen, (_scores(grid, ITEM, STEP), _values(grid, STEP - 1)))
     following = once(more, _take_queries(grid, ITEM + 1), _scores(grid, ITEM + 1, ZERO))
-    item = (rest, _drop_queries(grid), *_skip(grid, "k"), following, _values(grid, seen - 1), *_skip(grid, "v"))
+    last = _values(grid, seen - 1)
+    tail: tuple[Node, ...] = following, last
+    if skipped:  # which take as long as the others' blocks: nothing may wait for it
+        idle = minimum(1, grid.steps(grid.stream, ITEM) - seen)
+        tail = once(idle, last, *skipped), following, once(1 - idle, last)
     first = _take_queries(grid, ZERO), _scores(grid, ZERO, ZERO)
-    return grid.section("matrix", (*first, Loop("w", ZERO, count, item)))
+    return grid.section("matrix", (*first, Loop("w", ZERO, count, (rest, _drop_queries(grid), *tail))))
 
 
 def _take_queries(grid: Grid, item: Expr) -> Instruction:
@@ -76,13 +81,10 @@ def _values(grid: Grid, step: Expr) -> Instruction:
     else:
         ranges = grid.key_ranges(key)
         waits.append(full)
-    views = View("pv", turn), View("p", turn, grid.columns(key)), View("k_tile" if problem.shared else "v_tile", slot, ranges)
+    views = (
+        View("pv", turn),
+        View("p", turn, grid.columns(key)),
+        View("k_tile" if problem.shared else "v_tile", slot, ranges),
+    )
     signals = Signal(free, "read"), Signal(SemaphoreRef("pv_full", TILE, turn))
     return Instruction("matmul", views, (), tuple(waits), signals)
-
-
-def _skip(grid: Grid, name: str) -> tuple[Node, ...]:
-    """Blocks that other tiles of the stream see and this does not."""
-    if grid.problem.prepared(name) or (grid.problem.shared and name == "v"):
-        return ()
-    return grid.skipped(name)

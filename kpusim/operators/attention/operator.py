@@ -20,7 +20,7 @@ from kpusim.operators.attention.draw import draw_attention, draw_mla
 from kpusim.operators.attention.mapping import Mapping as AttentionMapping
 from kpusim.operators.attention.problem import Problem, ports
 from kpusim.operators.attention.rules import contradictions, not_unfused
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Part, Port
 from kpusim.operators.parameters import count, flag, number, positive
 
 __all__ = ["Attention", "Mla"]
@@ -82,6 +82,15 @@ class Attending:
     def ports(self) -> tuple[Port, ...]:
         """q, k, v, their scales, what says which rows are gathered, cos and sin of rope, and out."""
         return ports(self.problem)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of the unfused variant: its programs; the others are one."""
+        if self.variant != "unfused":
+            return ()
+        from kpusim.operators.attention.unfused import unfused
+
+        return unfused(self.problem)
 
     @property
     def macs(self) -> int:

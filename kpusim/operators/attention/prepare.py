@@ -56,7 +56,13 @@ def turn_queries(grid: Grid, item: Expr) -> tuple[Node, ...]:
     signals = Signal(SemaphoreRef("q_free", TILE, slot), "read"), Signal(SemaphoreRef("q_ready", TILE, slot))
     angles = View("q_cos", slot), View("q_sin", slot), View("turned")
     return _turned(
-        grid.problem.head_dim // 2, View("q_stored", slot), View("q_tile", slot), (Range(), Range()), angles, waits, signals
+        grid.problem.head_dim // 2,
+        View("q_stored", slot),
+        View("q_tile", slot),
+        (Range(), Range()),
+        angles,
+        waits,
+        signals,
     )
 
 

@@ -166,7 +166,8 @@ class Problem:
     def key_bytes(self) -> int:
         """Bytes of one key as it is stored, with its scales, and of its value where that is stored beside it."""
         bits = (self.head_dim + (0 if self.shared else self.value_dim)) * DTYPE_BITS[self.kv_dtype]
-        each = 1 if self.kept else ceil_div(self.head_dim, self.scale_group)  # scales of a key; a value has one
+        group = min(self.scale_group, self.page or self.block or self.scale_group)
+        each = 1 if self.kept else ceil_div(self.head_dim, group)  # scales of a key; a value has one
         return ceil_div(bits + (DTYPE_BITS[self.dtype] * (each + 1) if self.quantized else 0), 8)
 
     @property

@@ -109,10 +109,10 @@ def _quantized(problem: Problem) -> Iterator[UserError]:
             problem_, found = f"a row of {problem.kv_dtype} ends within a byte", f"{name}={getattr(problem, name)}"
             yield UserError(problem_, found=found, allowed=f"multiples of {packed}")
     unit, group = problem.page or problem.block, problem.scale_group
-    if unit and unit % group and group % unit:
+    if unit and group % unit:
         name = "page" if problem.page else "block"
-        allowed = f"a divisor or a multiple of {name} = {unit}"
-        yield UserError(f"a group of tokens with one scale ends within a {name}", found=group, allowed=allowed)
+        found, allowed = f"scale_group={group}", f"multiples of {name} = {unit}"
+        yield UserError(f"all keys of a {name} have the same scales", found=found, allowed=allowed)
 
 
 def _rotated(problem: Problem) -> Iterator[UserError]:

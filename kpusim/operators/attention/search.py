@@ -21,6 +21,7 @@ __all__ = ["QUEUES", "VARIANTS", "Found", "io_bound", "mappings", "search"]
 QUEUES = 4  # of a DMA engine: keys, values, queries, results
 VARIANTS = ("pipelined", "flash")
 SPARE = 0.04  # of the cycles are given for less HBM traffic (chosen: what a mapping's estimate is right to)
+NEAR = 0.01  # so near to each other, the fewest instructions win
 ROWS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 KEYS = (512, 256, 128, 64, 32, 16, 8, 4)
 
@@ -59,7 +60,9 @@ def search(problem: Problem, machine: Machine, variant: str = "auto", mapping: M
     weighed.sort(key=lambda item: item[1].cycles)
     near = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * (1 + SPARE)]
     least = min(estimate.hbm_bytes for _, estimate in near)
-    best, estimate = next(item for item in near if item[1].hbm_bytes <= least * 1.05)
+    lean = [item for item in near if item[1].hbm_bytes <= least * 1.05]
+    simple = [item for item in lean if item[1].cycles <= lean[0][1].cycles * (1 + NEAR)]
+    best, estimate = min(simple, key=lambda item: (item[1].blocks, item[1].cycles))
     return Found(best, estimate, tuple(weighed))
 
 

@@ -46,7 +46,7 @@ def softmax(grid: Grid) -> Section:
     else:
         block = [*prepare(grid, "k", ITEM, STEP), *block, *prepare(grid, "v", ITEM, STEP), _add(grid, STEP)]
         before, begin, tail = (), turn_queries(grid, ITEM), ()
-    skips = [node for name in "kv" if grid.problem.prepared(name) for node in grid.skipped(name)]
+    skips = grid.skipped(*(name for name in "kv" if grid.problem.prepared(name)))
     item = (*begin, *_begin(grid), Loop("j", ZERO, seen, tuple(block)), *skips, *tail, *_end(grid))
     return grid.section("vector", (*_counts(grid), *before, Loop("w", ZERO, grid.count(stream), item)))
 
