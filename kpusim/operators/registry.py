@@ -12,13 +12,13 @@ import attrs
 from kpusim.errors import UserError
 from kpusim.operators.base import Family, Operator
 from kpusim.operators.elementwise import Add, Mul
-from kpusim.operators.gather import Gather, GatherNd
+from kpusim.operators.gather import Gather, GatherNd, Scatter, ScatterAdd
 from kpusim.operators.gemm import Gemm, GroupedGemm
 
 __all__ = ["FAMILIES", "allowed_by", "build_operator", "make_operator", "text_of"]
 
 FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
-    {family.family: family for family in (Gemm, GroupedGemm, Gather, GatherNd, Add, Mul)}
+    {family.family: family for family in (Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, Add, Mul)}
 )
 
 

@@ -82,7 +82,7 @@ class Lanes:
 
     def rows(self) -> View:
         """The block's rows in the lane's tile."""
-        return View("rows", self.slot, (Range(ZERO, self.length), Range(ZERO, self.columns.length)), self.tile)
+        return View("block", self.slot, (Range(ZERO, self.length), Range(ZERO, self.columns.length)), self.tile)
 
     def index(self) -> View:
         """The block's indices in the lane's tile."""
@@ -94,13 +94,13 @@ class Lanes:
         return tuple(
             Semaphore(f"{name}_{state}", self.map.lanes, slots, init)
             for name in names
-            for slots in [self.map.slots if name == "rows" else self.map.index_slots]
+            for slots in [self.map.slots if name == "block" else self.map.index_slots]
             for state, init in (("full", 0), ("free", 1))
         )
 
     def semaphore(self, name: str) -> SemaphoreRef:
         """The lane's semaphore of the slot that it is at."""
-        return SemaphoreRef(name, LANE, self.slot if name.startswith("rows") else self.index_slot)
+        return SemaphoreRef(name, LANE, self.slot if name.startswith("block") else self.index_slot)
 
     def each(self, *body: Node) -> Loop:
         """Each block of the executing lane."""

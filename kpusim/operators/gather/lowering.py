@@ -36,7 +36,7 @@ def lower_gather(
         tensors=tensors((selection.table, selection.index, selection.listed), layouts),
         maps=_maps(lanes),
         buffers=placed(buffers(found, selection)),
-        semaphores=lanes.semaphores("rows", "index", *["coordinates"] * computed),
+        semaphores=lanes.semaphores("block", "index", *["coordinates"] * computed),
         tables=_tables(selection),
         sections=(*_queues(lanes), *([_compute(lanes)] if computed else [])),
     )
@@ -64,12 +64,12 @@ def _queues(lanes: Lanes) -> tuple[Section, ...]:
     """Of each lane's engine."""
     block, columns, listed = Range(lanes.start, lanes.length), lanes.columns, Rows("listed", lanes.start, lanes.length)
     gather = lanes.with_index(
-        "gather", (lanes.rows(), Box("table_row", (Range(ZERO), columns)), listed, lanes.index()), "rows_free",
-        Signal(lanes.semaphore("rows_full")),
+        "gather", (lanes.rows(), Box("table_row", (Range(ZERO), columns)), listed, lanes.index()), "block_free",
+        Signal(lanes.semaphore("block_full")),
     )  # fmt: skip
     store = Instruction(
-        "store", (Box("listed_rows", (block, columns)), lanes.rows()), (), (lanes.semaphore("rows_full"),),
-        (Signal(lanes.semaphore("rows_free"), "read"),),
+        "store", (Box("listed_rows", (block, columns)), lanes.rows()), (), (lanes.semaphore("block_full"),),
+        (Signal(lanes.semaphore("block_free"), "read"),),
     )  # fmt: skip
     seat = lanes.seat
     return (

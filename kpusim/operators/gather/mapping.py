@@ -43,7 +43,7 @@ def buffers(mapping: Mapping, selection: Selection) -> Wanted:
     """What a tile needs, by name."""
     listed, slots, depth, index = mapping.rows, mapping.index_slots, len(selection.leading), selection.index.dtype
     found: dict[str, tuple[str, int, tuple[int, ...]]] = {
-        "rows": (selection.table.dtype, mapping.slots, (mapping.rows, mapping.columns)),
+        "block": (selection.table.dtype, mapping.slots, (mapping.rows, mapping.columns)),
         "index": ("int32" if depth else index, slots, (listed, 1) if depth else (listed,)),
     }
     if depth:

@@ -1,0 +1,167 @@
+"""Scatter and scatter-add: rows written, or added, to a table by index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Names
+from random import Random
+from typing import ClassVar, Self
+
+import numpy as np
+from attrs import field, frozen, validators
+
+from kpusim.dtypes import smallest, unit_roundoff
+from kpusim.isa.tables import DTYPE_GROUPS
+from kpusim.machine import Machine
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.gather.draw import draw_rows
+from kpusim.operators.gather.listed import listed
+from kpusim.operators.gather.mapping import Mapping
+from kpusim.operators.gather.operator import Listing, Wide
+from kpusim.operators.gather.problem import Selection, burst_bytes
+from kpusim.operators.gather.scatter import lower_scatter
+from kpusim.operators.parameters import positive
+
+__all__ = ["Scatter", "ScatterAdd"]
+
+
+@frozen
+class RowUpdate(Listing):
+    """What scatter and scatter-add have in common."""
+
+    family: ClassVar[str]
+
+    entries: int = field(validator=positive)
+    width: int = field(validator=positive)
+    count: int = field(validator=positive)
+
+    @property
+    def dimensions(self) -> Names[str, int]:
+        """Rows of the table, their width, and how many are written."""
+        return {"entries": self.entries, "width": self.width, "count": self.count}
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """rows, indices, and the table, which keeps what is not written."""
+        return (
+            Port("rows", "in", ("count", "width"), (self.count, self.width), self.dtype),
+            Port("indices", "in", ("count",), (self.count,), self.index_dtype),
+            Port("table", "inout", ("entries", "width"), (self.entries, self.width), self.dtype),
+        )
+
+    @property
+    def selection(self) -> Selection:
+        """The list as it is drawn."""
+        rows, (written, index, table) = listed(self.indices, self.count, self.entries, self.seed), self.ports
+        return Selection(table, index, written, rows, rows)
+
+    def check(self) -> None:
+        """Raises UserError for impossible indices, and a row that ends within a byte."""
+        self._check_width(self.selection.width)
+
+    def lower(
+        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Mapping | None = None,
+        fold_instructions: bool = False,
+    ) -> Lowered:  # fmt: skip
+        """Lanes of a DMA engine and a tile each, no two of which write the same row."""
+        return lower_scatter(self.family, self.selection, machine, layouts, mapping)
+
+
+@frozen
+class Scatter(RowUpdate):
+    """table[indices[i]] = rows[i]: of duplicates the last stays.
+
+    Which are the last is known with the list, as a sort of it beforehand tells: the others are not even read.
+    """
+
+    family: ClassVar[str] = "scatter"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example("scatter(entries=1000, width=128, count=64)", "rows of a cache written by slot"),
+        Example('scatter(entries=16, width=64, count=5, indices="3 0 5 5 3")', "the last of duplicates stays"),
+    )
+
+    @classmethod
+    def draw(cls, random: Random) -> Self:
+        """Any list of rows of any width."""
+        entries, width, count, options = draw_rows(random, DTYPE_GROUPS["any"])
+        return cls(entries=entries, width=width, count=count, **options)
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Each row that stays, read and written once, with its index."""
+        selection = self.selection
+        return len(set(selection.rows)) * (2 * selection.row_bytes + selection.index_bytes)
+
+    def io_bound_bytes(self, machine: Machine) -> int:
+        """The same in whole accesses."""
+        selection, access = self.selection, machine.hbm.access_bytes
+        last = list({row: position for position, row in enumerate(selection.rows)}.values())
+        return sum(
+            burst_bytes(rows, size, access)
+            for rows, size in (
+                (last, selection.row_bytes), (selection.rows, selection.row_bytes), (last, selection.index_bytes)
+            )
+        )  # fmt: skip
+
+    def reference(self, inputs: Names[str, Array]) -> dict[str, Wide]:
+        """The table as it is afterwards."""
+        table, rows = (inputs[name].astype(np.float64) for name in ("table", "rows"))
+        last = {row: position for position, row in enumerate(self.selection.rows)}
+        table[list(last)] = rows[list(last.values())]
+        return {"table": table}
+
+    def error_bound(self, inputs: Names[str, Array]) -> dict[str, Wide]:
+        """None."""
+        return {"table": np.zeros((self.entries, self.width))}
+
+
+@frozen
+class ScatterAdd(RowUpdate):
+    """table[indices[i]] += rows[i]: all duplicates are added, in fp32, rounded to the table's dtype every time."""
+
+    family: ClassVar[str] = "scatter_add"
+    error_origin: ClassVar[str] = "a rounding to fp32 and one to the table's dtype for each row that is added"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example("scatter_add(entries=1000, width=128, count=64, dtype=fp32)", "gradients of an embedding"),
+        Example('scatter_add(entries=100, width=64, count=300, indices="zipf 1.2")', "many duplicates"),
+    )
+
+    dtype: str = field(default="bf16", validator=validators.in_(DTYPE_GROUPS["real"]), kw_only=True)
+
+    @classmethod
+    def draw(cls, random: Random) -> Self:
+        """Rows of floating point numbers."""
+        entries, width, count, options = draw_rows(random, DTYPE_GROUPS["real"])
+        return cls(entries=entries, width=width, count=count, **options)
+
+    @property
+    def flops(self) -> int:
+        """An addition an element."""
+        return self.count * self.width
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """All rows and indices, and each row of the table that is added to, read and written once."""
+        selection = self.selection
+        added = selection.count * (selection.row_bytes + selection.index_bytes)
+        return added + 2 * len(set(selection.rows)) * selection.row_bytes
+
+    def io_bound_bytes(self, machine: Machine) -> int:
+        """The same in whole accesses."""
+        selection, access = self.selection, machine.hbm.access_bytes
+        every, row_bytes = range(selection.count), selection.row_bytes
+        dense = sum(burst_bytes(every, size, access) for size in (row_bytes, selection.index_bytes))
+        return dense + 2 * burst_bytes(selection.rows, row_bytes, access)
+
+    def reference(self, inputs: Names[str, Array]) -> dict[str, Wide]:
+        """The sums."""
+        table = inputs["table"].astype(np.float64)
+        np.add.at(table, list(self.selection.rows), inputs["rows"].astype(np.float64))
+        return {"table": table}
+
+    def error_bound(self, inputs: Names[str, Array]) -> dict[str, Wide]:
+        """((1 + u)(1 + u32))^m - 1 of the sum of magnitudes, where m rows are added (Higham 2002, section 4.2)."""
+        magnitude = np.abs(inputs["table"].astype(np.float64))
+        np.add.at(magnitude, list(self.selection.rows), np.abs(inputs["rows"].astype(np.float64)))
+        added = np.bincount(self.selection.rows, minlength=self.entries)[:, None]
+        each = (1 + unit_roundoff(self.dtype)) * (1 + unit_roundoff("fp32"))
+        return {"table": (each**added - 1) * magnitude + added * smallest(self.dtype)}
