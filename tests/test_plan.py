@@ -104,7 +104,7 @@ def test_symbols_use_earlier_ones_and_changes_win():
         ('a = "u", b = "w2"', 'b = "w2"', "two has no tensor at port a; allowed: ports a [m, k], b [k, n], out [m, n]"),
         ('a = "u", b', 'aa = "u", b', "no such port; found 'aa'; allowed: a, b, out; did you mean 'a'?"),
         ('out = "v"', 'out = "v", c = "x"', "no such port; found 'c'"),
-        ('boundary = "barrier"', 'boundary = "fused"', "no lowering fuses one (gemm) into two (gemm)"),
+        ('boundary = "barrier"', 'boundary = "fused"', "could be fused with: repeat block layer ends"),
         ('boundary = "barrier"', 'boundary = "barier"', "did you mean 'barrier'?"),
         ('boundary = "barrier"', "options = { transpos_b = true }", "did you mean 'transpose_b'?"),
         ('boundary = "barrier"', "options = { transpose_b = 3 }", "impossible transpose_b of gemm"),

@@ -13,6 +13,7 @@ from kpusim.machine import Machine
 from kpusim.operators import Lowered, Operator, lower_as, parts_of
 from kpusim.plan.bind import Bound, Shaped, bind, shapes
 from kpusim.plan.expression import evaluate, resolve_symbols
+from kpusim.plan.fuse import fused
 from kpusim.plan.load import WorkloadFile
 from kpusim.plan.memory import Lifetime, Memory, place
 from kpusim.plan.parts import handed_on, unfolded
@@ -144,6 +145,7 @@ def plan_run(
     entries = [
         (path, repeat, bind(loaded, path, spec, tensors, resolved)) for path, repeat, spec in loaded.workload.entries()
     ]
+    entries = fused(loaded, entries)
     counts = {
         entry.name: _count(loaded, ("operators", number, "repeat"), entry, resolved)
         for number, entry in enumerate(loaded.workload.operators)
@@ -152,8 +154,6 @@ def plan_run(
     chain = _unrolled(entries, counts)
     if len(chain) > _STEPS:
         raise UserError("too many operators", where=loaded.file.name, found=len(chain), allowed=f"up to {_STEPS}")
-    for (path, _, bound), before in zip(chain[1:], chain, strict=False):
-        _check_boundary(loaded, path, before[2], bound)
     chain = [
         (path, iteration, part)
         for path, iteration, bound in chain
@@ -185,13 +185,6 @@ def _unrolled(entries: Sequence[tuple[tuple[Key, ...], RepeatSpec | None, Bound]
             body = [(inner, item) for inner, block, item in entries if block is repeat]
             chain += [(inner, (repeat.name, i), item) for i in range(counts[repeat.name]) for inner, item in body]
     return chain
-
-
-def _check_boundary(loaded: WorkloadFile, path: tuple[Key, ...], before: Bound, bound: Bound) -> None:
-    if (bound.spec.boundary or loaded.workload.boundary) == "fused":
-        one, two = (f"{item.spec.name} ({item.spec.family})" for item in (before, bound))
-        where = loaded.where(*path, "boundary") if bound.spec.boundary else loaded.where("boundary")
-        raise UserError(f"no lowering fuses {one} into {two}", where=where, found="fused", allowed="launch, barrier")
 
 
 def _planned(

@@ -1,0 +1,132 @@
+"""What fuses into what: two operators, of which one reads what the other writes, as one that a family can lower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from kpusim.errors import UserError
+from kpusim.operators.activations import ACTIVATIONS
+from kpusim.operators.base import Operator
+from kpusim.operators.gemm.problem import PROLOGUES
+from kpusim.operators.registry import build_operator
+
+__all__ = ["RULES", "Fused", "fuse", "partners"]
+
+FIRST, SECOND = 0, 1
+
+
+@frozen
+class Fused:
+    """The operator that two become. ports: of each of its ports, which of the two has its tensor, and at which port."""
+
+    operator: Operator
+    ports: Mapping[str, tuple[int, str]]
+
+
+Rule = Callable[[Any, Any, str], Fused]
+"""(first, second, the port of the second that reads what the first writes) -> both as one. Raises UserError."""
+
+
+def fuse(first: Operator, second: Operator, port: str) -> Fused:
+    """Both as one operator, where the second reads at `port` what the first writes.
+
+    Raises UserError saying why there is none: no rule for these families, or options that the fused one has not.
+    """
+    one, two = first.family, second.family
+    if (one, two) not in RULES:
+        behind, before = partners(one)[1], partners(two)[0]
+        allowed = [f"{one} + {name}" for name in behind] + [f"{name} + {two}" for name in before]
+        raise UserError(f"no lowering fuses {one} into {two}", allowed=", ".join(allowed) or "launch, barrier")
+    fused = RULES[one, two](first, second, port)
+    at = [{found.name: found for found in operator.ports} for operator in (first, second)]
+    for found in fused.operator.ports:
+        which, name = fused.ports[found.name]
+        given = at[which][name]
+        if (given.shape, given.dtype) != (found.shape, found.dtype):
+            raise UserError(
+                f"the fused {fused.operator.family} reads and writes {found.name} as {found.dtype} {list(found.shape)}",
+                found=f"{given.dtype} {list(given.shape)} at port {name} of {(first, second)[which].family}",
+            )
+    return fused
+
+
+def partners(family: str) -> tuple[list[str], list[str]]:
+    """(the families that fuse into this one, those that it fuses into)."""
+    before = [one for one, two in RULES if two == family]
+    return before, [two for one, two in RULES if one == family]
+
+
+def _changed(operator: Any, **changes: object) -> Operator:
+    """The operator with other parameters. Raises UserError where they are impossible, or contradict each other."""
+    params = {field.name: getattr(operator, field.name) for field in attrs.fields(type(operator))}
+    return build_operator(operator.family, params | changes, "fused")
+
+
+def _needs(operator: Any, **options: object) -> None:
+    """Raises UserError where an option is another: it would come between the two."""
+    for name, value in options.items():
+        if getattr(operator, name, value) != value:
+            raise UserError(
+                f"{name} of {operator.family} stands between the two",
+                found=f"{name}={getattr(operator, name)}", allowed=f"{name}={value}",
+            )  # fmt: skip
+
+
+def _only(port: str, allowed: str, why: str) -> None:
+    if port != allowed:
+        raise UserError(why, found=f"port {port}", allowed=f"port {allowed}")
+
+
+def _own(operator: Operator, which: int, *without: str) -> dict[str, tuple[int, str]]:
+    """Ports that stay what they are."""
+    return {port.name: (which, port.name) for port in operator.ports if port.name not in without}
+
+
+def _dtype_at(operator: Operator, name: str) -> str:
+    return next(port.dtype for port in operator.ports if port.name == name)
+
+
+def _normalized(norm: Any, gemm: Any, port: str) -> Fused:
+    """norm, gemm: the prologue of the GEMM."""
+    _only(port, "a", "a GEMM normalises A on its way, nothing else")
+    _needs(norm, residual=False, activation="none")
+    _needs(gemm, prologue="none")
+    operator = _changed(gemm, prologue=norm.family, eps=norm.eps)
+    vectors = {name: (FIRST, name.removeprefix("norm_")) for name in operator.problem.prologue.vectors}  # type: ignore[attr-defined]
+    return Fused(operator, _own(gemm, SECOND, "a") | {"a": (FIRST, "x")} | vectors)
+
+
+def _activated(gemm: Any, activation: Any, _: str) -> Fused:
+    """gemm, activation: the activation of its epilogue."""
+    _needs(gemm, activation="none", residual=False)
+    operator = _changed(gemm, activation=activation.family, out_dtype=_dtype_at(activation, "out"))
+    return Fused(operator, _own(gemm, FIRST, "out") | {"out": (SECOND, "out")})
+
+
+def _added(gemm: Any, add: Any, port: str) -> Fused:
+    """gemm, add: the residual of its epilogue."""
+    _needs(gemm, residual=False)
+    operator = _changed(gemm, residual=True, out_dtype=_dtype_at(add, "out"))
+    other = "b" if port == "a" else "a"
+    return Fused(operator, _own(gemm, FIRST, "out") | {"residual": (SECOND, other), "out": (SECOND, "out")})
+
+
+def _cast(gemm: Any, cast: Any, _: str) -> Fused:
+    """gemm, cast: another out_dtype."""
+    operator = _changed(gemm, out_dtype=_dtype_at(cast, "out"))
+    return Fused(operator, _own(gemm, FIRST, "out") | {"out": (SECOND, "out")})
+
+
+RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
+    {
+        **{(name, "gemm"): _normalized for name in PROLOGUES[1:]},
+        **{("gemm", name): _activated for name in ACTIVATIONS[1:]},
+        ("gemm", "add"): _added,
+        ("gemm", "cast"): _cast,
+    }
+)
