@@ -7,6 +7,7 @@ import subprocess
 import sys
 from random import Random
 
+import numpy as np
 import pytest
 from attrs import evolve
 from click.testing import CliRunner
@@ -16,7 +17,7 @@ from kpusim.fuzz import Case, Summary, checks, drawn, examine, search
 from kpusim.fuzz.machines import PRESETS, draw_machine
 from kpusim.isa import disassemble
 from kpusim.machine import load_machine
-from kpusim.operators import FAMILIES, make_operator, mapping_text, parse_mapping
+from kpusim.operators import FAMILIES, Part, make_operator, mapping_text, parse_mapping
 from kpusim.operators.gemm import Gemm
 from kpusim.simulate.run import simulate
 
@@ -96,7 +97,7 @@ def test_a_line_is_its_case(monkeypatch):
     seen = []
     monkeypatch.setattr(search, "examine", lambda case: seen.append(case) or checks.Outcome("passed"))
     cases = [
-        *drawn(8, range(20)),
+        *drawn(8, range(20), ["gemm"]),
         Case("grouped_gemm(groups=2, m=4, n=1, k=1, rows='1 3')", "kpu-tiny", ("dma.priorities=[0,1,0,1]",), "", 64),
     ]
     for case in cases:
@@ -197,6 +198,37 @@ def test_a_defect_is_found_and_runs_again(monkeypatch, break_it, why):
         assert why in result.stdout
         assert f"\n  {SMALL.line}\n" in result.stdout
     assert again(SMALL.line).exit_code == 0
+
+
+class Halves(Gemm):
+    """(a @ b) @ b for square b, in two programs."""
+
+    @property
+    def parts(self):
+        gemm = Gemm(self.m, self.n, self.k)
+        return (
+            Part("one", gemm, {"a": "a", "b": "b", "out": "half"}),
+            Part("two", gemm, {"a": "half", "b": "b", "out": "out"}),
+        )
+
+    def reference(self, inputs):
+        return super().reference({"a": super().reference(inputs)["out"], "b": inputs["b"]})
+
+    def error_bound(self, inputs):
+        a, b = (np.abs(inputs[name].astype(float)) for name in "ab")
+        return {"out": a @ b @ b / 64}  # the sums between them are rounded to bf16
+
+
+@pytest.mark.parametrize("factor", [1, 1.2])
+def test_parts_are_examined_one_by_one_and_as_a_whole(monkeypatch, factor):
+    """Values go from part to part; a reference of the whole that is wrong is found, though all parts are right."""
+    right = Halves.reference
+    monkeypatch.setattr(Halves, "reference", lambda self, inputs: {"out": right(self, inputs)["out"] * factor})
+    monkeypatch.setattr(checks, "make_operator", lambda text: Halves(8, 8, 8))
+    monkeypatch.setattr(checks, "text_of", str)
+    outcome = examine(SMALL)
+    assert outcome.verdict == ("passed" if factor == 1 else "failed")
+    assert ("DIFFERS" in outcome.why) == (factor != 1)
 
 
 def test_a_failure_is_made_small(monkeypatch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from attrs import asdict, field, frozen
+from attrs import asdict, frozen
 
+from kpusim.dtypes import Array
 from kpusim.engines.stalls import ENGINE, MEMORY
 from kpusim.errors import UserError
 from kpusim.function import Executor, random_inputs
@@ -16,8 +17,8 @@ from kpusim.isa.layout import DENSE
 from kpusim.isa.program import Program
 from kpusim.machine import Machine, load_machine
 from kpusim.machine.limits import limits_of
-from kpusim.operators import Lowered, Operator, make_operator, parse_mapping, text_of
-from kpusim.report.execute import judge
+from kpusim.operators import Lowered, Operator, Part, make_operator, parse_mapping, parts_of, text_of
+from kpusim.report.execute import Verification, judge, verdicts
 from kpusim.report.table import verdict_text
 from kpusim.simulate.run import Run, default_addresses, simulate
 from kpusim.simulate.spans import STALLS
@@ -38,14 +39,16 @@ class Outcome:
     why: str = ""
 
 
-@frozen
-class _Lowering:
-    """A case that the operator and the machine did not refuse."""
+@frozen(eq=False)
+class _Program:
+    """What an operator, or a part of a composite one, was lowered to. ports: tensors of the whole by port."""
 
-    case: Case
-    machine: Machine = field(repr=False)
     operator: Operator
-    lowered: Lowered = field(repr=False)
+    lowered: Lowered
+    machine: Machine
+    chunk_bytes: int
+    forced: bool
+    ports: Mapping[str, str]
 
     @property
     def program(self) -> Program:
@@ -57,54 +60,77 @@ def examine(case: Case) -> Outcome:
     """Runs a case. Refused: by a UserError before its program is there. Failed: by any other, or what does not hold."""
     try:
         try:
-            made = _lower(case)
+            operator = make_operator(case.operator)
+            programs = _lower(case, operator)
         except UserError as error:
             return Outcome("refused", str(error))
-        problems = (*_texts(made), *_runs(made))
+        problems = tuple(_problems(operator, programs))
     except Exception as error:  # whatever goes wrong here is a finding
         problems = (f"{type(error).__name__}: {error}",)
     return Outcome("failed", "; ".join(problems)) if problems else Outcome("passed")
 
 
-def _lower(case: Case) -> _Lowering:
-    machine, operator = load_machine(case.machine, case.sets), make_operator(case.operator)
+def _lower(case: Case, operator: Operator) -> list[_Program]:
+    """The operator's program, or one for each of its parts."""
+    machine = load_machine(case.machine, case.sets)
     mapping = parse_mapping(case.mapping, operator, "--map") if case.mapping else None
-    lowered = operator.lower(machine, mapping=mapping)
-    default_addresses(lowered.program, machine)  # which refuses what the HBM does not hold
-    return _Lowering(case, machine, operator, lowered)
+    parts = parts_of(operator) or (Part("", operator, {port.name: port.name for port in operator.ports}),)
+    found = []
+    for part in parts:
+        lowered = part.operator.lower(machine, mapping=mapping)
+        default_addresses(lowered.program, machine)  # which refuses what the HBM does not hold
+        found.append(_Program(part.operator, lowered, machine, case.chunk_bytes, mapping is not None, part.ports))
+    return found
 
 
-def _texts(made: _Lowering) -> Iterator[str]:
-    """What is wrong with operator, program and mapping as text and as they are."""
-    operator, program, machine = made.operator, made.program, made.machine
+def _problems(operator: Operator, programs: list[_Program]) -> Iterator[str]:
+    """Everything that does not hold."""
     if make_operator(text_of(operator)) != operator:
         yield f"{text_of(operator)} is read as another operator"
-    check_program(program, limits_of(machine))
+    tensors: dict[str, Array] = {}
+    for made in programs:
+        yield from _texts(made)
+        yield from _runs(made, tensors)
+    if len(programs) > 1:
+        whole = {port.name: tensors[port.name].reshape(port.shape) for port in operator.ports}
+        yield from _wrong(verdicts(operator.family, operator, whole, whole))
+
+
+def _texts(made: _Program) -> Iterator[str]:
+    """What is wrong with program and mapping as text and as they are."""
+    program = made.program
+    check_program(program, limits_of(made.machine))
     if assemble(disassemble(program)) != program:
         yield "the program's text is read as another program"
-    chosen = None if made.case.mapping else made.lowered.mapping
-    if chosen is not None and operator.lower(machine, mapping=chosen).program != program:
+    chosen = None if made.forced else made.lowered.mapping
+    if chosen is not None and made.operator.lower(made.machine, mapping=chosen).program != program:
         yield "the mapping that was chosen, forced, gives another program"
 
 
-def _runs(made: _Lowering) -> Iterator[str]:
-    """What is wrong with values, times and accounts."""
-    program, machine, chunk = made.program, made.machine, made.case.chunk_bytes
+def _runs(made: _Program, tensors: dict[str, Array]) -> Iterator[str]:
+    """What is wrong with values, times and accounts. tensors: of the whole; what the program writes is added."""
+    program, machine, chunk = made.program, made.machine, made.chunk_bytes
     inputs = random_inputs(program, SEED)
+    for name, drawn in inputs.items():
+        inputs[name] = tensors.setdefault(made.ports[name], drawn).reshape(drawn.shape)
     executor = Executor(program, machine, inputs)
     spans: Spans = []
     run = simulate(
         program, machine, plain=True, watcher=executor, chunk_bytes=chunk, span=lambda *span: spans.append(span)
     )
     outputs = executor.outputs()
-    for found in judge(program, made.operator.family, made.operator, inputs, outputs):
-        if not found.verdict.passed:
-            yield verdict_text(asdict(found))
+    tensors |= {made.ports[name]: values for name, values in outputs.items() if name in made.ports}
+    yield from _wrong(judge(program, made.operator.family, made.operator, inputs, outputs))
     others: Spans = []
     local = simulate(program, machine, chunk_bytes=chunk, span=lambda *span: others.append(span))
     yield from _differences(run, spans, local, others)
     yield from _accounts(run, spans)
     yield from _traffic(made, run)
+
+
+def _wrong(found: list[Verification]) -> Iterator[str]:
+    """The outputs that are further from their references than they may be."""
+    return (verdict_text(asdict(each)) for each in found if not each.verdict.passed)
 
 
 def _differences(plain: Run, spans: Spans, local: Run, others: Spans) -> Iterator[str]:
@@ -143,7 +169,7 @@ def _accounts(run: Run, spans: Spans) -> Iterator[str]:
             yield f"{run.machine.unit_names[unit]} is idle for {int(run.idle[unit])} cycles"
 
 
-def _traffic(made: _Lowering, run: Run) -> Iterator[str]:
+def _traffic(made: _Program, run: Run) -> Iterator[str]:
     """Whether less was written than the outputs are."""
     least = sum(DENSE.size_bytes(port.shape, port.dtype) for port in made.operator.ports if port.role == "out")
     level = "shared" if made.machine.shared.kind == "cache" else "hbm"

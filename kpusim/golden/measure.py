@@ -32,7 +32,8 @@ def measure(case: Case) -> Measured:
         raise UserError(str(error), where=case.where) from error
     except OverflowError as error:
         raise UserError(f"a quantity is too large or too small to simulate: {error}", where=case.where) from error
-    return _workload(runs) if case.workload else _executed(runs[0].ops[0].executed)
+    several = case.workload or len(runs[0].ops) > 1  # of an operator that is several programs
+    return _workload(runs) if several else _executed(runs[0].ops[0].executed)
 
 
 def _check(case: Case) -> None:

@@ -24,7 +24,7 @@ KINDS = ("operator", "program", "workload")
 
 @frozen(kw_only=True)
 class Measured:
-    """What a case takes; of a workload, also what each of its operators takes.
+    """What a case takes; of a workload, also what each of its operators takes, and so of an operator in several parts.
 
     cycles: of one execution, launch not included; of a workload from its first launch to the end. hbm_bytes: read and
     written. row_hits: accesses that found their HBM row open. top_stall: such as "matrix for dma"; "" for none, and for

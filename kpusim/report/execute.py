@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 from kpusim.dtypes import Array
@@ -14,7 +16,7 @@ from kpusim.plan import Plan, Step
 from kpusim.simulate.run import simulate
 from kpusim.simulate.workload import lowered_for
 
-__all__ = ["Verification", "execute", "judge", "verify_step"]
+__all__ = ["Verification", "execute", "judge", "verdicts", "verify_step"]
 
 
 @frozen
@@ -46,15 +48,21 @@ def judge(
 ) -> list[Verification]:
     """A verdict for each output of `operator`. Raises UserError where the program's tensors are not the operator's."""
     _check_tensors(program, operator)
+    return verdicts(name, operator, inputs, outputs)
+
+
+def verdicts(
+    name: str, operator: Operator, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> list[Verification]:
+    """A verdict for each output of `operator`, by port."""
     reference, bound = operator.reference(inputs), operator.error_bound(inputs)
-    verdicts = {
-        port.name: compare(
+    return [
+        Verification(name, port.name, compare(
             outputs[port.name], reference[port.name], port.dtype, bound=bound[port.name], origin=operator.error_origin
-        )
+        ))
         for port in operator.ports
         if port.role != "in"
-    }
-    return [Verification(name, output, verdict) for output, verdict in verdicts.items()]
+    ]  # fmt: skip
 
 
 def _check_tensors(program: Program, operator: Operator) -> None:
