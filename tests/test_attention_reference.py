@@ -152,10 +152,10 @@ STORED = [
     {"kv_dtype": "int8", "scale_group": 3},
     {"kv_dtype": "int4", "batch": 2, "heads": 4, "kv_heads": 2},
     {"kv_dtype": "int2", "dtype": "fp16", "scale_group": 2, "value_dim": 8},
-    {"kv_dtype": "fp8_e4m3", "dtype": "fp32", "page": 4, "scale_group": 2},
+    {"kv_dtype": "fp8_e4m3", "dtype": "fp32", "page": 4, "scale_group": 4},
     {"kv_dtype": "fp8_e5m2", "page": 2, "scale_group": 4, "heads": 2},
     {"kv_dtype": "int4", "kept": 5, "heads": 2},
-    {"kv_dtype": "int8", "keys": 8, "queries": 4, "block": 4, "blocks": 1, "mask": "causal", "scale_group": 2},
+    {"kv_dtype": "int8", "keys": 8, "queries": 4, "block": 4, "blocks": 1, "mask": "causal", "scale_group": 4},
     {"dtype": "fp8_e4m3", "mask": "causal", "queries": 4},
 ]
 SIZES = {"queries": 2, "keys": 7, "head_dim": 4}
@@ -367,8 +367,8 @@ def test_many_rows_come_in_chunks():
     ({"kv_dtype": "int4", "dtype": "fp8_e4m3"}, "dequantised to the dtype of Q; found 'fp8_e4m3'; allowed: fp32, "),
     ({"kv_dtype": "int2", "head_dim": 6}, "a row of int2 ends within a byte; found 'head_dim=6'; allowed: mult"),
     ({"kv_dtype": "int4", "value_dim": 3}, "a row of int4 ends within a byte; found 'value_dim=3'; allowed: multiples"),
-    ({"kv_dtype": "int8", "page": 8, "scale_group": 3}, "ends within a page; found 3; allowed: a divisor or a "),
-    ({"kv_dtype": "int8", "block": 8, "blocks": 1, "scale_group": 12}, "ends within a block; found 12; allowed: a div"),
+    ({"kv_dtype": "int8", "page": 8, "scale_group": 4}, "all keys of a page have the same scales; found 'scale_gro"),
+    ({"kv_dtype": "int8", "block": 8, "blocks": 1, "scale_group": 12}, "same scales; found 'scale_group=12'"),
     ({"rope": "q", "head_dim": 5}, "rope rotates halves of a head; found 'head_dim=5'; allowed: even numbers"),
     ({"rope": "q", "dtype": "fp8_e4m3"}, "rope works in dtypes of the vector engine; found 'fp8_e4m3'; allowed: fp32"),
     ({"rope": "q", "queries": 17}, "rope rotates by the position among the keys; found 'queries=17'; allowed: up to"),
