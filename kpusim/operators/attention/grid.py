@@ -226,7 +226,7 @@ class Grid:
         return slot, SemaphoreRef(f"{name}_full", TILE, slot), SemaphoreRef(f"{name}_free", self.stream, slot)
 
     def skipped(self, *names: str) -> tuple[Node, ...]:
-        """Blocks of an item that others of its stream see and this tile does not: taken and given back, side by side."""
+        """Blocks of an item that only others of its stream see: taken and given back, keys beside values."""
         seen, steps = self.seen(self.stream, self.part, ITEM), self.steps(self.stream, ITEM)
         if seen == steps or self.map.token_tiles == 1 or not names:
             return ()

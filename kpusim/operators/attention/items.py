@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from heapq import heapreplace
 
+import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
 from kpusim.isa.expr import ceil_div
@@ -15,6 +17,9 @@ from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.attention.problem import Problem
 
 __all__ = ["Item", "Schedule", "band_lengths", "schedule"]
+
+
+Positions = npt.NDArray[np.int64]
 
 
 @frozen
@@ -71,13 +76,27 @@ def schedule(problem: Problem, mapping: Mapping, tiles: int) -> Schedule:
     )
 
 
-@cache
-def band_lengths(problem: Problem, mapping: Mapping) -> list[int]:
+def band_lengths(problem: Problem, mapping: Mapping) -> tuple[int, ...]:
     """Blocks of keys that each band of queries sees."""
-    rows = range(0, problem.queries, mapping.band)
+    return _lengths(problem, mapping.band, mapping.block_keys)
+
+
+@cache
+def _lengths(problem: Problem, band: int, size: int) -> tuple[int, ...]:
     if problem.block:
-        return [int(problem.chosen_counts[row // problem.block]) for row in rows]
-    return [len(_blocks(problem, mapping, 0, row)) for row in rows]
+        return tuple(problem.chosen_counts[np.arange(0, problem.queries, band) // problem.block].tolist())
+    first, end, sinks = _ranges(problem, band, size)
+    return tuple((end - first + sinks).tolist())
+
+
+@cache
+def _ranges(problem: Problem, band: int, size: int) -> tuple[Positions, Positions, Positions]:
+    """[bands]: the first block that some query sees, the one behind the last, and blocks of sinks before the first."""
+    starts = np.arange(0, problem.queries, band)
+    ends = np.minimum(starts + band, problem.queries) - 1
+    end = np.maximum(-(-problem.highest[ends] // size), 1)
+    first = np.minimum(problem.lowest[starts] // size, end - 1)
+    return first, end, np.minimum(ceil_div(problem.sinks, size), first)
 
 
 def _item(problem: Problem, mapping: Mapping, entry: int, row: int, part: int) -> Item:
@@ -95,14 +114,11 @@ def _item(problem: Problem, mapping: Mapping, entry: int, row: int, part: int) -
 
 def _blocks(problem: Problem, mapping: Mapping, entry: int, row: int) -> Sequence[int]:
     """The key blocks that some query of a band sees; one at least."""
-    last = min(row + mapping.band, problem.queries) - 1
-    size = mapping.block_keys
     if problem.block:
         chosen = row // problem.block
         return tuple(_chosen_blocks(problem)[entry][chosen][: int(problem.chosen_counts[chosen])])
-    first, end = int(problem.lowest[row]) // size, max(ceil_div(int(problem.highest[last]), size), 1)
-    sinks = range(min(ceil_div(problem.sinks, size), first))
-    return (*sinks, *range(first, end)) if sinks else range(min(first, end - 1), end)
+    first, end, sinks = (int(each[row // mapping.band]) for each in _ranges(problem, mapping.band, mapping.block_keys))
+    return (*range(sinks), *range(first, end)) if sinks else range(first, end)
 
 
 @cache

@@ -123,7 +123,7 @@ def _fits(mapping: Mapping, problem: Problem, machine: Machine) -> bool:
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
     """Mappings that may be fast and do not contradict problem or machine, but may be too large for an SRAM."""
     for heads in _divisors(problem.group):
-        for tokens in _tokens(problem, heads):
+        for tokens in _tokens(problem, machine, heads):
             for keys in _block_keys(problem):
                 yield from _spread(problem, machine, heads, tokens, keys)
 
@@ -132,9 +132,9 @@ def _divisors(group: int) -> list[int]:
     return [each for each in range(1, group + 1) if group % each == 0]
 
 
-def _tokens(problem: Problem, heads: int) -> list[int]:
-    """Queries of a head in a tile: such that rows fill the array once or several times, or all queries."""
-    found = {min(max(rows // heads, 1), problem.queries) for rows in ROWS if rows >= heads}
+def _tokens(problem: Problem, machine: Machine, heads: int) -> list[int]:
+    """Queries of a head in a tile: such that rows fill half of the array or more, or all queries."""
+    found = {min(max(rows // heads, 1), problem.queries) for rows in ROWS if rows * 2 >= machine.matrix.rows}
     if problem.block:
         found = {tokens for tokens in found if problem.block % tokens == 0} | {1}
     return sorted(found)
