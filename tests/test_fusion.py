@@ -73,7 +73,7 @@ name = "third"
 family = "add"
 ports = { a = "A", b = "s", out = "z" }
 """
-Z = ('q = {', 'z = { role = "activation", shape = ["t", 128] }\nq = {')
+Z = ("q = {", 'z = { role = "activation", shape = ["t", 128] }\nq = {')
 
 
 WIDE = [(f'{name} = {{ role = "{role}"', f'{name} = {{ dtype = "fp32", role = "{role}"')
@@ -107,9 +107,9 @@ def test_a_tensor_written_anew_may_be_read():
     again = THIRD.replace("A", "q") + UP[UP.index("[[operators]]") : UP.index('[[operators]]\nname = "sum"')].replace(
         '"up"', '"again"'
     )
-    first, _, third = again.partition("[[operators]]\nname = \"again\"")
+    first, _, third = again.partition('[[operators]]\nname = "again"')
     text = UP.replace("q = {", 'z = { role = "activation", shape = ["t", 128] }\nq = {')
-    plan = planned(text + "[[operators]]\nname = \"again\"" + third + first)
+    plan = planned(text + '[[operators]]\nname = "again"' + third + first)
     assert [step.name for step in plan.steps] == ["up+sum", "again", "third"]
     measured(plan)
 
@@ -128,7 +128,7 @@ def test_every_iteration_is_fused():
 
 def test_the_next_iteration_counts_as_a_reader():
     early = THIRD.replace("A", "q").replace("[[operators]]", "[[operators.operators]]")
-    text = repeated(UP).replace('repeat = 2\n', 'repeat = 2\n' + early).replace(*Z)
+    text = repeated(UP).replace("repeat = 2\n", "repeat = 2\n" + early).replace(*Z)
     with pytest.raises(UserError, match="up.sum does not write q, which third reads"):
         planned(text)
 

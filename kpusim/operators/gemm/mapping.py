@@ -113,7 +113,9 @@ class Mapping:
             found["share"] = problem.dtype, self.shares(problem), a if self.resident == "a" else b
         if self.grid_k > 1:
             found["partial"] = problem.accumulator, self.grid_k - 1, (m, n)
-        found |= {f"{name}_tile": (problem.dtype, self.slots, (1, k)) for name in problem.prologue.vectors}
+        found |= {f"{name}_tile": (problem.norm_dtype, self.slots, (1, k)) for name in problem.prologue.vectors}
+        if problem.prologue.kind == "batchnorm":
+            found |= dict.fromkeys(("norm_factor", "norm_term"), ("fp32", 1, (1, k)))
         if problem.prologue.by_row:
             found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, (m, 1))}
             found["norm_sum"] = "fp32", 2, (m, 1)

@@ -15,7 +15,7 @@ PROLOGUES = ("none", "rmsnorm", "batchnorm")
 
 @frozen(cache_hash=True)
 class Prologue:
-    """How rows of A are normalised before they are multiplied; see `prologue.py`. eps: beside the mean square."""
+    """How A is normalised before it is multiplied; see `prologue.py`. eps: beside the mean square or the variance."""
 
     kind: str = "none"
     eps: float = 1e-5
@@ -23,7 +23,8 @@ class Prologue:
     @property
     def vectors(self) -> tuple[str, ...]:
         """Its tensors, with one element along K each."""
-        return {"none": (), "rmsnorm": ("norm_weight",), "batchnorm": ("norm_weight", "norm_bias")}[self.kind]
+        folded = "norm_mean", "norm_variance", "norm_weight", "norm_bias"
+        return {"none": (), "rmsnorm": ("norm_weight",), "batchnorm": folded}[self.kind]
 
     @property
     def by_row(self) -> bool:
@@ -106,6 +107,11 @@ class Problem:
         return self.out_dtype if self.out_dtype in ("fp32", "bf16", "fp16") else "bf16"
 
     @property
+    def norm_dtype(self) -> str:
+        """Of the prologue's vectors: what a BatchNorm has learned is fp32, as its family's."""
+        return "fp32" if self.prologue.kind == "batchnorm" else self.dtype
+
+    @property
     def group_k(self) -> int:
         """Elements along K that share a scale."""
         return min(self.scale_group or self.k, self.k)
@@ -151,7 +157,7 @@ def ports(problem: Problem) -> tuple[Port, ...]:
     found = [("a", "in", (*kinds, *a), problem.dtype), ("b", "in", (*each_b, *b), problem.stored_dtype)]
     if problem.quantized:
         found.append(("b_scale", "in", (*each_b, ("", problem.scale_rows), ("n", n)), problem.dtype))
-    found += [(name, "in", (("k", k),), problem.dtype) for name in problem.prologue.vectors]
+    found += [(name, "in", (("k", k),), problem.norm_dtype) for name in problem.prologue.vectors]
     for name in problem.epilogue.vectors:
         found.append((name, "in", (*each_b, ("n", n)), "fp32" if name == "scale" else problem.model_dtype))
     if problem.epilogue.residual:

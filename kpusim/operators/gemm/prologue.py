@@ -4,11 +4,14 @@
   whole row. Each block of A is multiplied by the weight in its slot while the squares of its rows are added up; their
   root is known after the last block, and is a factor of the sums in the epilogue. Values of A times the weight are
   rounded to A's dtype.
-- batchnorm: a * weight + bias, whose factors are those of an inference folded into two: weight / sqrt(variance +
-  eps), and bias - mean times that.
+- batchnorm: (a - mean) / sqrt(variance + eps) * weight + bias is a * factor + term, both of them one a column of A and
+  made for each step anew. They could as well be multiplied into B and its bias before all (as in SLAB,
+  arXiv:2405.11582), which leaves a GEMM without a prologue.
 """
 
 from __future__ import annotations
+
+from attrs import evolve
 
 from kpusim.isa.expr import Expr, Name
 from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
@@ -23,8 +26,16 @@ __all__ = ["block_cycles", "clear_sums", "normalize", "root", "row_cycles"]
 
 BLOCK = {
     "rmsnorm": Step("mul", "a", ("a", "norm_weight")),
-    "batchnorm": Step("fma", "a", ("a", "norm_weight", "norm_bias")),
+    "batchnorm": Step("fma", "a", ("a", "norm_factor", "norm_term")),
 }
+FACTORS = (
+    Step("max", "norm_factor", ("norm_variance", 0.0)),
+    Step("add", "norm_factor", ("norm_factor", "eps")),
+    Step("rsqrt", "norm_factor", ("norm_factor",)),
+    Step("mul", "norm_factor", ("norm_factor", "norm_weight")),
+    Step("mul", "norm_term", ("norm_mean", "norm_factor")),
+    Step("sub", "norm_term", ("norm_bias", "norm_term")),
+)
 SQUARES = Step("mul", "squares", ("a", "a")), Step("row_sum", "norm_part", ("squares",))
 
 
@@ -36,7 +47,7 @@ def block_cycles(problem: Problem, mapping: Mapping, machine: Machine) -> int:
     dtypes = {"a": problem.dtype, "squares": "fp32"}
     cycles = elementwise_cycles((BLOCK[problem.prologue.kind],), machine, rows * deep, dtypes)
     if not problem.prologue.by_row:
-        return cycles
+        return cycles + elementwise_cycles(FACTORS, machine, deep, {})
     whole, rest = divmod(rows, mapping.norm_rows)
     for count, high in ((whole, mapping.norm_rows), (1, rest)):
         cycles += count * elementwise_cycles(SQUARES, machine, high * deep, dtypes)
@@ -69,9 +80,11 @@ def normalize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     full = SemaphoreRef("a_full", TILE, slot), SemaphoreRef("norm_full", TILE, slot)
     ready = Signal(SemaphoreRef("a_ready", TILE, slot)), Signal(SemaphoreRef("norm_free", plane, slot), "read")
     block = BLOCK[prologue.kind]
-    operands = (views[name] for name in block.buffers)
     if not prologue.by_row:
-        return (Instruction(block.op, tuple(operands), (), full, ready),)
+        views |= {name: View(name, ZERO, (Range(), deep)) for name in ("norm_factor", "norm_term")}
+        steps = (*FACTORS, block)
+        made = [_instruction(each, views, prologue.eps) for each in steps]
+        return evolve(made[0], waits=full), *made[1:-1], evolve(made[-1], signals=ready)
     strips = -(-mapping.block_m // mapping.norm_rows)
     number = Name("s") if strips > 1 else ZERO
     squares: tuple[Node, ...] = _squares(slot, part(height, mapping.norm_rows, number), deep)
@@ -80,8 +93,15 @@ def normalize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
         Instruction("sync", waits=full),
         *((loop("s", strips, *squares),) if strips > 1 else squares),
         Instruction("add", (sums, sums, more)),
-        Instruction(block.op, tuple(operands), (), (), ready),
+        evolve(_instruction(block, views, prologue.eps), signals=ready),
     )
+
+
+def _instruction(step: Step, views: dict[str, View], eps: float) -> Instruction:
+    """A step on views of its buffers; "eps" is the number."""
+    values: dict[str, View | float] = {**views, "eps": eps}
+    sources = (values[source] if isinstance(source, str) else source for source in step.sources)
+    return Instruction(step.op, (views[step.target], *sources))
 
 
 def _squares(slot: Expr, rows: Range, deep: Range) -> tuple[Instruction, ...]:

@@ -73,12 +73,16 @@ def _normalized(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array])
     """A as the prologue hands it to the array: a product, and with a bias a sum, in fp32, rounded to A's dtype.
 
     The relative error of a sum of k squares is at most gamma_k, as is thus that of its root's reciprocal; the mean's
-    factor, its product, eps (rounded, added), the root, its reciprocal and the last product add seven roundings.
+    factor, its product, eps (rounded, added), the root, its reciprocal and the last product add seven roundings. A
+    column's factor has six at most (eps rounded and added, root, reciprocal, weight), its term three more with the sum.
     """
-    weight = inputs["norm_weight"].astype(np.float64)
-    bias = inputs["norm_bias"].astype(np.float64) if "norm_bias" in problem.prologue.vectors else np.zeros(1)
-    x = a * weight + bias
-    error = gamma(2, "fp32") * (np.abs(a * weight) + np.abs(bias))
+    vectors = {name: inputs[name].astype(np.float64) for name in problem.prologue.vectors}
+    factor, mean, bias = vectors["norm_weight"], np.zeros(()), np.zeros(())
+    if problem.prologue.kind == "batchnorm":
+        factor = factor / np.sqrt(np.maximum(vectors["norm_variance"], 0) + problem.prologue.eps)
+        mean, bias = vectors["norm_mean"], vectors["norm_bias"]
+    x = (a - mean) * factor + bias
+    error = gamma(10, "fp32") * ((np.abs(a) + np.abs(mean)) * np.abs(factor) + np.abs(bias))
     error = error + unit_roundoff(problem.dtype) * (np.abs(x) + error) + smallest(problem.dtype)
     if not problem.prologue.by_row:
         return _Factors(x, b, error, np.ones(()))

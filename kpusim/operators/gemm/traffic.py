@@ -32,7 +32,7 @@ def traffic(mapping: Mapping, problem: Problem, access: int) -> dict[str, int]:
         count = mapping.steps(problem) * mapping.grid_k * mapping.scales(problem)
         found["b_scale"] = _fetched((count, 1), n, DTYPE_BITS[problem.dtype], access) * lanes
     for name in problem.prologue.vectors:
-        found[name] = _fetched((1, 1), k, DTYPE_BITS[problem.dtype], access) * lanes * rounds_n
+        found[name] = _fetched((1, 1), k, DTYPE_BITS[problem.norm_dtype], access) * lanes * rounds_n
     for name in problem.epilogue.vectors:
         found[name] = _fetched((1, 1), n, 32, access) * lanes
     return found
