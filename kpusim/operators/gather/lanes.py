@@ -20,7 +20,7 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.declare import sram_bytes
-from kpusim.operators.gather.mapping import Mapping, buffers
+from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection
 from kpusim.operators.seats import ZERO, Seat, loop, part
 
@@ -128,7 +128,7 @@ class Lanes:
         mapping, selection = self.map, self.selection
         block = mapping.rows * ceil_div(mapping.columns * selection.bits, 8)
         whole = "whole rows" if self.pieces == 1 else f"a row in {self.pieces} pieces, longer than a slot"
-        needed, access = sram_bytes(buffers(mapping, selection)), self.machine.hbm.access_bytes
+        needed, access = sram_bytes(selection.buffers(mapping)), self.machine.hbm.access_bytes
         asked = ceil_div(selection.row_bytes, access) * access
         return (
             ("lanes", str(mapping.lanes), "each a DMA engine and a tile, between HBM and HBM"),

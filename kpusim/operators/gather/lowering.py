@@ -6,10 +6,10 @@ from kpusim.isa.expr import Const, ceil_div
 from kpusim.isa.program import Box, Instruction, Program, Range, Rows, Section, Signal, Table, TensorMap, View
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
-from kpusim.operators.declare import buffers as placed
-from kpusim.operators.declare import tensors
+from kpusim.operators.declare import buffers, tensors
+from kpusim.operators.gather.choose import check_mapping, choose
 from kpusim.operators.gather.lanes import BLOCK, INDEX_QUEUE, LANE, LOAD_QUEUE, STORE_QUEUE, WHOLE, Lanes
-from kpusim.operators.gather.mapping import Mapping, buffers, check_mapping, choose
+from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection
 from kpusim.operators.seats import ZERO, part, parts
 
@@ -35,7 +35,7 @@ def lower_gather(
         name=name,
         tensors=tensors((selection.table, selection.index, selection.listed), layouts),
         maps=_maps(lanes),
-        buffers=placed(buffers(found, selection)),
+        buffers=buffers(selection.buffers(found)),
         semaphores=lanes.semaphores("block", "index", *["coordinates"] * computed),
         tables=_tables(selection),
         sections=(*_queues(lanes), *([_compute(lanes)] if computed else [])),

@@ -1,23 +1,10 @@
-"""How listed rows pass through the tiles: how many lanes, how large the blocks."""
+"""Mappings of operators by index: how listed rows pass through the tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from attrs import frozen
 
-from attrs import asdict, evolve, frozen
-
-from kpusim.errors import UserError
-from kpusim.isa.expr import ceil_div
-from kpusim.machine import Machine
-from kpusim.operators.declare import Wanted, sram_bytes
-from kpusim.operators.gather.problem import Selection
-
-__all__ = ["Mapping", "buffers", "check_mapping", "choose"]
-
-QUEUES = 3  # gather, store, and loads of indices
-BLOCK_BYTES = 65536  # chosen: four chunks; an engine is set up once for each, and more would only need more SRAM
-TURNS = 4  # chosen: blocks of a lane at least, where there are so many rows, so that reads and writes overlap
-ROUNDING = 64  # chosen: bytes of a piece of a row are a multiple of it, where one holds so many: whole accesses
+__all__ = ["Mapping"]
 
 
 @frozen
@@ -37,80 +24,3 @@ class Mapping:
     def index_slots(self) -> int:
         """Blocks of indices: one more, so that they are there before the rows have room."""
         return self.slots + 1
-
-
-def buffers(mapping: Mapping, selection: Selection) -> Wanted:
-    """What a tile needs, by name."""
-    listed, slots, depth, index = mapping.rows, mapping.index_slots, len(selection.leading), selection.index.dtype
-    found: dict[str, tuple[str, int, tuple[int, ...]]] = {
-        "block": (selection.table.dtype, mapping.slots, (mapping.rows, mapping.columns)),
-        "index": ("int32" if depth else index, slots, (listed, 1) if depth else (listed,)),
-    }
-    if depth:
-        found["coordinates"] = index, slots, (listed, depth)
-        if index == "int64":
-            found["narrow"] = "int32", 1, (listed, depth)
-    return found
-
-
-def choose(selection: Selection, machine: Machine) -> Mapping:
-    """The mapping for a machine. Raises UserError where not even a part of a row fits into its tiles."""
-    lanes = min(machine.tiles.count, machine.dma_engines, selection.count)
-    one = Mapping(lanes, 1, selection.width)
-    most = min(BLOCK_BYTES // selection.row_bytes, ceil_div(selection.count, lanes * TURNS))
-    rows = _most(lambda rows: _fits(evolve(one, rows=rows), selection, machine), most)
-    return evolve(one, rows=rows) if rows else _in_pieces(one, selection, machine)
-
-
-def _in_pieces(one: Mapping, selection: Selection, machine: Machine) -> Mapping:
-    """Rows longer than a slot, one by one in the largest pieces that fit."""
-    room = min(BLOCK_BYTES, machine.sram.capacity_bytes // one.slots) * 8 // selection.bits
-    for unit in (ROUNDING * 8 // selection.bits, selection.packed):
-
-        def fits(units: int, unit: int = unit) -> bool:
-            return _fits(evolve(one, columns=units * unit), selection, machine)
-
-        units = _most(fits, min(room, selection.width - 1) // unit)
-        if units:
-            return evolve(one, columns=units * unit)
-    needed = sram_bytes(buffers(evolve(one, columns=selection.packed), selection))
-    found = f"{machine.sram.capacity_bytes} bytes"
-    raise UserError("not an element fits into a tile's SRAM", where=machine.name, found=found, allowed=f"{needed}")
-
-
-def _fits(mapping: Mapping, selection: Selection, machine: Machine) -> bool:
-    return sram_bytes(buffers(mapping, selection)) <= machine.sram.capacity_bytes
-
-
-def _most(good: Callable[[int], bool], most: int) -> int:
-    """The greatest number up to `most`, which is at least tried with 1, that is good as all below it; 0 if none is."""
-    low, high = 0, max(most, 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if good(middle) else (low, middle - 1)
-    return low
-
-
-def check_mapping(mapping: Mapping, selection: Selection, machine: Machine) -> Mapping:
-    """The mapping itself. Raises UserError for the first reason why it cannot run."""
-    for problem, found, allowed in _contradictions(mapping, selection, machine):
-        raise UserError(f"this mapping cannot run: {problem}", where=machine.name, found=found, allowed=allowed)
-    return mapping
-
-
-def _contradictions(mapping: Mapping, selection: Selection, machine: Machine) -> Iterator[tuple[str, object, str]]:
-    """(problem, found, allowed) of whatever is wrong."""
-    for name, value in asdict(mapping).items():
-        if value < 1:
-            yield f"{name} is too small", value, "at least 1"
-    most = min(machine.tiles.count, machine.dma_engines)
-    if mapping.lanes > most:
-        yield "a lane is a DMA engine and a tile", f"lanes = {mapping.lanes}", f"at most {most}"
-    if machine.dma.queues < QUEUES:
-        yield "DMA engines have too few queues", f"dma.queues = {machine.dma.queues}", f"at least {QUEUES}"
-    if mapping.columns > selection.width or mapping.columns % selection.packed:
-        whole = f", a multiple of {selection.packed}" if selection.packed > 1 else ""
-        yield "no piece of a row", f"columns = {mapping.columns}", f"at most {selection.width}{whole}"
-    needed = sram_bytes(buffers(mapping, selection))
-    if needed > machine.sram.capacity_bytes:
-        yield "its buffers do not fit into a tile's SRAM", f"{needed} bytes", f"at most {machine.sram.capacity_bytes}"

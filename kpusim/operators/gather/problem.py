@@ -10,6 +10,8 @@ from attrs import frozen
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Port
+from kpusim.operators.declare import Wanted
+from kpusim.operators.gather.mapping import Mapping
 
 __all__ = ["Selection", "burst_bytes"]
 
@@ -29,6 +31,11 @@ class Selection:
     rows: tuple[int, ...]
     indices: tuple[int, ...]
     leading: tuple[int, ...] = ()
+
+    @property
+    def fan(self) -> int:
+        """Rows of the table for each of those that are counted."""
+        return 1
 
     @property
     def count(self) -> int:
@@ -59,6 +66,19 @@ class Selection:
     def index_bytes(self) -> int:
         """Bytes of the indices of one row."""
         return max(len(self.leading), 1) * DTYPE_BITS[self.index.dtype] // 8
+
+    def buffers(self, mapping: Mapping) -> Wanted:
+        """What a tile needs, by name."""
+        listed, slots, depth, index = mapping.rows, mapping.index_slots, len(self.leading), self.index.dtype
+        found: dict[str, tuple[str, int, tuple[int, ...]]] = {
+            "block": (self.table.dtype, mapping.slots, (mapping.rows, mapping.columns)),
+            "index": ("int32" if depth else index, slots, (listed, 1) if depth else (listed,)),
+        }
+        if depth:
+            found["coordinates"] = index, slots, (listed, depth)
+            if index == "int64":
+                found["narrow"] = "int32", 1, (listed, depth)
+        return found
 
 
 def burst_bytes(rows: Sequence[int], row_bytes: int, access: int) -> int:

@@ -21,10 +21,10 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
-from kpusim.operators.declare import buffers as placed
-from kpusim.operators.declare import tensors
+from kpusim.operators.declare import buffers, tensors
+from kpusim.operators.gather.choose import check_mapping, choose
 from kpusim.operators.gather.lanes import BLOCK, INDEX_QUEUE, LANE, LOAD_QUEUE, STORE_QUEUE, Lanes
-from kpusim.operators.gather.mapping import Mapping, buffers, check_mapping, choose
+from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection
 from kpusim.operators.gather.schedule import Schedule, schedule
 from kpusim.operators.seats import ZERO
@@ -55,7 +55,7 @@ def lower_scatter(
             TensorMap("one_index", selection.index.name, (1,)),
             TensorMap("table_row", selection.table.name, (1, found.columns)),
         ),
-        buffers=placed(buffers(found, selection)),
+        buffers=buffers(selection.buffers(found)),
         semaphores=(*lanes.semaphores("block", "index"), *([Semaphore("settled", found.lanes, 1)] if tied else [])),
         tables=_tables(selection, plan, turns, tied),
         sections=_queues(op, lanes, Lookup("again", number) if tied else ZERO),
