@@ -91,17 +91,20 @@ class Chain:
         self.steps += steps[:-1]
         self.to(out, steps[-1].op, *steps[-1].sources)
 
-    def taken(self) -> tuple[Step, ...]:
-        """The steps so far, which it forgets."""
-        steps, self.steps = tuple(self.steps), []
-        return steps
+    def since(self, first: int = 0) -> tuple[Step, ...]:
+        """The steps from the first-th on."""
+        return tuple(self.steps[first:])
+
+    @property
+    def mark(self) -> int:
+        """How many steps there are so far."""
+        return len(self.steps)
 
     def work(self, *sweeps: Sweep) -> Work:
-        """The work: its steps, or where there are several sweeps, all of theirs."""
-        whole = tuple(step for sweep in sweeps for step in (*sweep.each, *sweep.after)) or tuple(self.steps)
+        """The work: its steps, and where a row comes in pieces, these sweeps."""
         return Work(
-            self.name, self.rows, self.columns, tuple(self.streams), tuple(self.temporaries), whole, sweeps,
-            prelude=tuple(self.prelude), parts=tuple(self.parts), **self.options,
+            self.name, self.rows, self.columns, tuple(self.streams), tuple(self.temporaries), tuple(self.steps),
+            sweeps, prelude=tuple(self.prelude), parts=tuple(self.parts), **self.options,
         )  # fmt: skip
 
 

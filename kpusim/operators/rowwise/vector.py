@@ -71,6 +71,7 @@ class Vector:
         for number, sweep in enumerate(self.work.sweeps):
             totals = self.work.totals(sweep)
             nodes += [self._instruction(_fill(name, op), number) for name, op in totals.items()]
+            nodes += self._instructions(sweep.before, number)
             nodes += over_pieces(self.work, self.map, self._piece(sweep, number, ("block", "column")))
             nodes += self._instructions(sweep.after, number)
         return *nodes, *self._ended(rows)

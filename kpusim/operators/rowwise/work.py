@@ -119,13 +119,15 @@ class Part:
 
 @frozen
 class Sweep:
-    """One way over the pieces of a block: `each` on every piece, `after` when all are done.
+    """One way over the pieces of a block: `before` the first, `each` on every piece, `after` the last.
 
-    A row_sum, row_max or row_min in `each` to a buffer without columns is over all pieces.
+    joined: a row_sum, row_max or row_min in `each` to a buffer without columns is over all pieces, else over one.
     """
 
     each: tuple[Step, ...]
     after: tuple[Step, ...] = ()
+    before: tuple[Step, ...] = ()
+    joined: bool = True
 
 
 @frozen
@@ -171,7 +173,7 @@ class Work:
         for sweep in self.sweeps:
             for step in sweep.each:
                 item = found[self.buffer(step.target)]
-                if step.op in REDUCTIONS and "columns" not in _axes(item.shape):
+                if sweep.joined and step.op in REDUCTIONS and "columns" not in _axes(item.shape):
                     found[part_of(item.name)] = Temporary(part_of(item.name), "fp32", item.shape)
         return found
 
@@ -214,7 +216,7 @@ class Work:
         return {
             step.target: step.op
             for step in sweep.each
-            if step.op in REDUCTIONS and "columns" not in _axes(self.shape(step.target))
+            if sweep.joined and step.op in REDUCTIONS and "columns" not in _axes(self.shape(step.target))
         }
 
     def elements(self, step: Step, rows: int, columns: int) -> int:
