@@ -190,7 +190,7 @@ class Grid:
     @property
     def whole_keys(self) -> tuple[Range, ...]:
         """The ranges of all of a block of keys or values."""
-        return (Range(),) * (3 if self.problem.grain > 1 else 2)
+        return (Range(),) * (3 if self.problem.grained else 2)
 
     def key_ranges(self, key: Expr) -> tuple[Range, ...]:
         """The ranges of a block of keys or values."""

@@ -167,7 +167,7 @@ def _moved(
     """(instruction, operands) that bring a block of keys, values or scales."""
     problem, tiles, grains = grid.problem, grid.tiles_of(stream), grid.grains_range(key)
     entry = grid.entry(stream, ITEM)
-    inner = (Range(),) * (2 if problem.grain > 1 else 1)
+    inner = (Range(),) * (2 if problem.grained else 1)
     view = View(buffer, slot, () if grains == Range() else (grains, *inner), tiles)
     if problem.unit:
         count = grid.grains(key)

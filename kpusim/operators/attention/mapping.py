@@ -111,10 +111,11 @@ def wanted(problem: Problem, mapping: Mapping) -> Wanted:
 def _stored(problem: Problem, mapping: Mapping, name: str, columns: int) -> Wanted:
     """Keys or values as they come, and as they are multiplied where that is another thing."""
     keys, grain = mapping.block_keys, problem.grain
-    whole = (keys // grain, grain, columns) if grain > 1 else (keys, columns)
+    whole = (keys // grain, grain, columns) if problem.grained else (keys, columns)
     found: dict[str, tuple[str, int, tuple[int, ...]]] = {}
     if problem.quantized:
-        scale = (keys, 1) if grain == 1 else (keys // grain, 1, columns) if name == "k" else (keys // grain, grain, 1)
+        each = (1, columns) if name == "k" else (grain, 1)
+        scale = (keys // grain, *each) if problem.grained else (keys, 1)
         found[f"{name}_scale_tile"] = problem.dtype, mapping.slots, scale
     if problem.prepared(name):
         found[f"{name}_stored"] = problem.kv_dtype, mapping.slots, whole

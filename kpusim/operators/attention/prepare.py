@@ -44,7 +44,7 @@ def _scales(grid: Grid, name: str, key: Expr) -> tuple[Range, ...]:
     grains = grid.grains_range(key)
     if grains == Range():
         return ()
-    return (grains, Range(), Range()) if grid.problem.grain > 1 else (grains, Range())
+    return (grains, Range(), Range()) if grid.problem.grained else (grains, Range())
 
 
 def turn_queries(grid: Grid, item: Expr) -> tuple[Node, ...]:

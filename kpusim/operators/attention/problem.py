@@ -94,11 +94,14 @@ class Problem:
         return "page_table" if self.page else "positions" if self.kept else "chosen"
 
     @property
+    def grained(self) -> bool:
+        """Whether keys only come in grains, which a buffer has as a dimension of its own."""
+        return bool(self.page or self.block or (self.quantized and not self.kept))
+
+    @property
     def grain(self) -> int:
         """Keys that only come together: those of a page, of a chosen block, or of a scale."""
-        if self.page or self.block:
-            return self.page or self.block
-        return self.scale_group if self.quantized and not self.kept else 1
+        return self.page or self.block or (self.scale_group if self.grained else 1)
 
     @property
     def bounded(self) -> bool:
