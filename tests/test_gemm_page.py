@@ -8,8 +8,9 @@ import pytest
 from gemms import EDGE, preset
 
 from kpusim.operators import FAMILIES, make_operator
+from kpusim.operators.activations import ACTIVATIONS
 from kpusim.operators.gemm.mapping import Mapping
-from kpusim.operators.gemm.problem import ACTIVATIONS
+from kpusim.operators.gemm.problem import PROLOGUES
 from kpusim.simulate.run import simulate
 
 PAGE = (Path(__file__).parent.parent / "docs" / "gemm.md").read_text(encoding="utf-8")
@@ -30,4 +31,4 @@ def test_every_parameter_and_key_is_told():
     told = set(re.findall(r"`(\w+)`", PAGE))
     for kind in (FAMILIES["gemm"], FAMILIES["grouped_gemm"], Mapping):
         assert {field.name for field in attrs.fields(kind)} <= told
-    assert all(activation in PAGE for activation in ACTIVATIONS)
+    assert all(name in PAGE for name in (*ACTIVATIONS, *PROLOGUES))
