@@ -84,7 +84,8 @@ def band_lengths(problem: Problem, mapping: Mapping) -> tuple[int, ...]:
 @cache
 def _lengths(problem: Problem, band: int, size: int) -> tuple[int, ...]:
     if problem.block:
-        return tuple(problem.chosen_counts[np.arange(0, problem.queries, band) // problem.block].tolist())
+        read = np.maximum(problem.chosen_counts, 1)
+        return tuple(read[np.arange(0, problem.queries, band) // problem.block].tolist())
     first, end, sinks = _ranges(problem, band, size)
     return tuple((end - first + sinks).tolist())
 
@@ -116,7 +117,7 @@ def _blocks(problem: Problem, mapping: Mapping, entry: int, row: int) -> Sequenc
     """The key blocks that some query of a band sees; one at least."""
     if problem.block:
         chosen = row // problem.block
-        return tuple(_chosen_blocks(problem)[entry][chosen][: int(problem.chosen_counts[chosen])])
+        return tuple(_chosen_blocks(problem)[entry][chosen][: max(int(problem.chosen_counts[chosen]), 1)])
     first, end, sinks = (int(each[row // mapping.band]) for each in _ranges(problem, mapping.band, mapping.block_keys))
     return (*range(sinks), *range(first, end)) if sinks else range(first, end)
 

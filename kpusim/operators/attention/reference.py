@@ -10,10 +10,11 @@ A kernel goes through the keys block by block, m that of the blocks so far, and 
   at most the distance from s_j to the greatest. E_j = e_j + gamma(3) * distance. (Any error of m itself cancels.)
 - Weights: w_j is off by a factor exp(E_j), the rounding of exp and that to dtype (u_dtype; below its least normal
   number an absolute error of half its least one, which only shrinks when it is rescaled).
-- Sums of n weights and products: n additions, a rounding of exp and of a product each time that they are rescaled,
-  once a block and once where parts are joined: gamma(3 n + 8), n the keys.
+- Sums of n weights (rounded to dtype or not) and of n products: n additions, a rounding of exp and of a product each
+  time that they are rescaled, once a block and once where parts are joined: gamma(3 n + 8), n the keys.
 - So N and L are off by A = sum d_j |v_j| and B = sum d_j, d_j the error of a weight, and N/L by
-  (A + |out| B) / (L - B). Where that says nothing (B near L), out is still an average of values: 2 max |v|.
+  (A + |out| B) / (L - B). Where that says nothing (B near L), out is still an average of values, their weights rounded:
+  not much more than 2 max |v|.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _bound(problem: Problem, rows: Rows) -> Wide:
     out = np.abs(weights @ rows.v) / np.where(total > 0, total, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         bound = np.where(part < total, (values + out * part) / (total - part), np.inf)
-    bound = np.minimum(bound, 2 * (1 + 2 * sums) * size.max(axis=0))
+    bound = np.minimum(bound, (1 + (1 + rounded) * (1 + 4 * sums) + problem.length * lost) * size.max(axis=0))
     bound += gamma(4, "fp32") * (out + bound) + smallest("fp32")
     return np.where(total > 0, bound, 0)
 

@@ -79,11 +79,11 @@ def _probabilities(grid: Grid) -> tuple[Node, ...]:
     alpha, row, total = View("alpha", pair), View("reduced"), View("total")
     full = (Signal(SemaphoreRef("p_full", TILE, turn)),)
     eight = problem.dtype == "fp8_e4m3"
-    exponentials = (
-        (_op("exp", s, s), _op("quantize", p, s, 1 / SCALE_OF_FP8, 0.0, signals=full))
-        if eight
-        else (_op("exp", p, s, signals=full),)
-    )
+    if eight:  # what signals is the last to read s, which the next scores overwrite
+        narrow = _op("quantize", p, s, 1 / SCALE_OF_FP8, 0.0, signals=full)
+        exponentials: tuple[Instruction, ...] = _op("exp", s, s), _op("row_sum", row, s), narrow
+    else:
+        exponentials = _op("exp", p, s, signals=full), _op("row_sum", row, p)
     return (
         Instruction("sync", waits=(SemaphoreRef("s_full", TILE, turn),)),
         *_hide(grid, s),
@@ -94,7 +94,6 @@ def _probabilities(grid: Grid) -> tuple[Node, ...]:
         _op("exp", alpha, alpha),
         _op("fma", s, s, factor, new),
         *exponentials,
-        _op("row_sum", row, s if eight else p),
         _op("fma", total, total, alpha, row),
     )
 
