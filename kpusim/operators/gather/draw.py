@@ -15,7 +15,7 @@ WIDTHS = (1, 3, 17, 64, 129, 1500)  # the longest does not fit into kpu-tiny's s
 
 
 def draw_rows(random: Random, dtypes: tuple[str, ...]) -> tuple[int, int, int, dict[str, Any]]:
-    """Entries, width, count and the other parameters of a `Listing`."""
+    """Entries, width, count and the other parameters of an operator by index."""
     dtype = random.choice(dtypes)
     packed = max(8 // DTYPE_BITS[dtype], 1)
     width = random.choice(WIDTHS) * packed

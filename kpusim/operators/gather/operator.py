@@ -22,28 +22,24 @@ from kpusim.operators.gather.listed import coordinates, leading_sizes, listed
 from kpusim.operators.gather.lowering import lower_gather
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection, burst_bytes
-from kpusim.operators.parameters import count, positive
+from kpusim.operators.parameters import positive
 
-__all__ = ["Gather", "GatherNd", "Listing", "RowGather"]
+__all__ = ["Gather", "GatherNd", "RowGather", "Selecting"]
 
 Wide = npt.NDArray[np.float64]
 
 
 @frozen(kw_only=True)
-class Listing:
-    """What all operators by index have in common: rows of a table [entries, width], by a list of `count` of them.
+class Selecting:
+    """What all operators by index have in common: rows of `dtype`, by a list that a tensor of `index_dtype` holds."""
 
-    dtype: of the rows. indices: "uniform", "zipf 1.2", "sorted", "sequential", "duplicates", "permutation" (drawn with
-    `seed`), or numbers such as "3 0 5"; the tensor of indices holds them in `index_dtype`.
-    """
+    family: ClassVar[str]
 
     error_origin: ClassVar[str] = "rows are moved as they are"
     mapping_type: ClassVar[type | None] = Mapping
 
     dtype: str = field(default="bf16", validator=validators.in_(DTYPE_GROUPS["any"]))
     index_dtype: str = field(default="int32", validator=validators.in_(DTYPE_GROUPS["index"]))
-    indices: str = field(default="uniform", validator=validators.instance_of(str))
-    seed: int = field(default=0, validator=count)
 
     @property
     @abstractmethod
@@ -79,8 +75,8 @@ class Listing:
 
 
 @frozen
-class RowGather(Listing):
-    """out[i] = table[indices[i]]."""
+class RowGather(Selecting):
+    """Listed rows of a table, in the order of the list."""
 
     @property
     @abstractmethod
@@ -111,7 +107,7 @@ class RowGather(Listing):
         fold_instructions: bool = False,
     ) -> Lowered:  # fmt: skip
         """Lanes of a DMA engine and a tile each, between HBM and HBM."""
-        return lower_gather(type(self).__name__.lower(), self.selection, machine, layouts, mapping)
+        return lower_gather(self.family, self.selection, machine, layouts, mapping)
 
     def reference(self, inputs: Names[str, Array]) -> dict[str, Wide]:
         """The listed rows."""
@@ -126,7 +122,11 @@ class RowGather(Listing):
 
 @frozen
 class Gather(RowGather):
-    """out[i] = table[indices[i]]: an embedding lookup."""
+    """out[i] = table[indices[i]]: an embedding lookup.
+
+    indices: "uniform", "zipf 1.2", "sorted", "sequential", "duplicates", "permutation" (drawn with `seed`), or numbers
+    such as "3 0 5".
+    """
 
     family: ClassVar[str] = "gather"
     examples: ClassVar[tuple[Example, ...]] = (
@@ -139,6 +139,8 @@ class Gather(RowGather):
     entries: int = field(validator=positive)
     width: int = field(validator=positive)
     count: int = field(validator=positive)
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:
@@ -183,7 +185,9 @@ class GatherNd(RowGather):
 
     width: int = field(validator=positive)
     count: int = field(validator=positive)
-    sizes: str = field(validator=validators.instance_of(str), kw_only=True, default="1 1")
+    sizes: str = field(default="1 1", validator=validators.instance_of(str), kw_only=True)
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:

@@ -16,7 +16,7 @@ from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, P
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.listed import listed
 from kpusim.operators.gather.mapping import Mapping
-from kpusim.operators.gather.operator import Listing, Wide
+from kpusim.operators.gather.operator import Selecting, Wide
 from kpusim.operators.gather.problem import Selection, burst_bytes
 from kpusim.operators.gather.scatter import lower_scatter
 from kpusim.operators.parameters import positive
@@ -25,14 +25,14 @@ __all__ = ["Scatter", "ScatterAdd"]
 
 
 @frozen
-class RowUpdate(Listing):
-    """What scatter and scatter-add have in common."""
-
-    family: ClassVar[str]
+class RowUpdate(Selecting):
+    """What scatter and scatter-add have in common; indices as of `Gather`."""
 
     entries: int = field(validator=positive)
     width: int = field(validator=positive)
     count: int = field(validator=positive)
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
 
     @property
     def dimensions(self) -> Names[str, int]:
