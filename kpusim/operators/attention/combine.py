@@ -72,8 +72,8 @@ def add_parts(grid: Grid, last: Expr) -> tuple[Node, ...]:
         ("col_sum", (row, sums)),
         ("fma", (total, total, alpha, row)),
         ("mul", (View("part_o"), View("part_o"), least)),
-        ("col_sum", (View("pv", ZERO), View("part_o"))),
-        ("fma", (o, o, alpha, View("pv", ZERO))),
+        ("col_sum", (View("weighted"), View("part_o"))),
+        ("fma", (o, o, alpha, View("weighted"))),
     )
     chain = [Instruction(op, views) for op, views in steps]
     return loop("y", others, wait), *chain, Loop("y", ZERO, Const(others), (free,))

@@ -19,7 +19,7 @@ from kpusim.isa.program import (
 from kpusim.machine import Machine
 from kpusim.operators.attention import combine, loads, multiply, softmax
 from kpusim.operators.attention.explain import choices, tried
-from kpusim.operators.attention.grid import ITEM, Grid, once
+from kpusim.operators.attention.grid import Grid, once
 from kpusim.operators.attention.mapping import Mapping, wanted
 from kpusim.operators.attention.problem import Problem, ports
 from kpusim.operators.attention.search import search
@@ -85,7 +85,7 @@ def _results(grid: Grid, seat: Seat) -> Section:
 
 
 def _store(grid: Grid, tile: Expr) -> Instruction:
-    problem, slot, stream, place = grid.problem, ITEM % 2, tile // grid.width, tile % grid.width
+    problem, stream, place = grid.problem, tile // grid.width, tile % grid.width
     ranges: tuple[Range, ...] = ()
     length: Expr | None = None
     if problem.tokens_first and problem.queries % grid.map.band:
@@ -94,6 +94,6 @@ def _store(grid: Grid, tile: Expr) -> Instruction:
         first = grid.map.tokens_first(problem)
         ranges = (narrowed, Range(), Range()) if first else (Range(), narrowed, Range())
     box = Box("out_block", grid.query_ranges(stream, place, problem.value_dim, length))
-    full, free = SemaphoreRef("result_full", tile, slot), SemaphoreRef("result_free", tile, slot)
-    view = View("result", slot, ranges, TileSet(tile))
+    full, free = SemaphoreRef("result_full", tile, ZERO), SemaphoreRef("result_free", tile, ZERO)
+    view = View("result", ZERO, ranges, TileSet(tile))
     return Instruction("store", (box, view), (), (full,), (Signal(free, "read"),))

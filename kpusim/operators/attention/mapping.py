@@ -68,6 +68,10 @@ class Mapping:
         """Whether the rows of a tile are ordered by query and then by head."""
         return self.tokens > 1 and (problem.tokens_first or self.heads == 1)
 
+    def each_query(self, problem: Problem) -> tuple[int, int, int]:
+        """The shape of a buffer with one element for each query, whatever its head."""
+        return (self.tokens, 1, 1) if self.tokens_first(problem) else (1, self.tokens, 1)
+
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile."""
         return sram_bytes(wanted(problem, self))
@@ -83,24 +87,27 @@ def wanted(problem: Problem, mapping: Mapping) -> Wanted:
         **({} if problem.shared else _stored(problem, mapping, "v", value)),
         "s": ("fp32", turns, mapping.shape(problem, keys)),
         "p": (problem.dtype, turns, mapping.shape(problem, keys)),
-        "pv": ("fp32", turns, mapping.shape(problem, value)),
         "o": ("fp32", 1, mapping.shape(problem, value)),
         "least": ("fp32", 2, mapping.shape(problem, 1)),
-        "alpha": ("fp32", 2, mapping.shape(problem, 1)),
+        "alpha": ("fp32", 1, mapping.shape(problem, 1)),
         "total": ("fp32", 1, mapping.shape(problem, 1)),
         "reduced": ("fp32", 1, mapping.shape(problem, 1)),
-        "result": (problem.out_dtype, 2, mapping.shape(problem, value)),
+        "result": (problem.out_dtype, 1, mapping.shape(problem, value)),
     }
     if problem.causal:
-        seen = (mapping.tokens, 1, keys) if mapping.tokens_first(problem) else (1, mapping.tokens, keys)
-        found |= {"ahead": ("int32", 1, seen), "hidden": ("uint8", 1, seen)}
+        *each, _ = mapping.each_query(problem)
+        found |= dict.fromkeys(("query", "limit"), ("int32", 1, (*each, 1)))
+        found["hidden"] = "uint8", 1, (*each, keys)
+    if problem.causal or problem.bounded:
+        found["column"] = "int32", 1, (1, 1, keys)
     if problem.bounded:
-        found |= {"column": ("int32", 1, (1, 1, keys)), "sink": ("uint8", 1, (1, 1, keys))}
+        found["sink"] = "uint8", 1, (1, 1, keys)
     if problem.rope != "none":
         found |= _rotation(problem, mapping)
     if mapping.splits > 1:
         rows, others = mapping.rows, mapping.splits - 1
         found |= {
+            "weighted": ("fp32", 1, mapping.shape(problem, value)),
             "sums": ("fp32", 1, mapping.shape(problem, 2)),
             "part_o": ("fp32", 1, (rows, others, value)),
             "part_sums": ("fp32", 1, (rows, others, 2)),
@@ -130,7 +137,7 @@ def _rotation(problem: Problem, mapping: Mapping) -> Wanted:
     half = problem.head_dim // 2
     found: dict[str, tuple[str, int, tuple[int, ...]]] = {}
     found["q_stored"] = problem.dtype, 2, mapping.shape(problem, 2 * half)
-    angles = (mapping.tokens, 1, half) if mapping.tokens_first(problem) else (mapping.tokens, half)
+    angles = (*mapping.each_query(problem)[:2], half)
     found |= dict.fromkeys(("q_cos", "q_sin"), ("fp32", 2, angles))
     found["turned"] = "fp32", 1, mapping.shape(problem, half)
     if problem.rope == "qk":

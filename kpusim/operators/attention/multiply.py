@@ -14,7 +14,7 @@ __all__ = ["multiply", "semaphores"]
 def semaphores(grid: Grid) -> list[Semaphore]:
     """Between matrix and vector engine."""
     turns, tiles = 1 + grid.map.ahead, grid.tiles
-    found = [Semaphore(f"{name}_full", tiles, turns) for name in ("s", "p", "pv")]
+    found = [Semaphore("o_full", tiles, 1), *(Semaphore(f"{name}_full", tiles, turns) for name in ("s", "p"))]
     for name in "kv":
         if grid.problem.prepared(name):
             found.append(Semaphore(f"{name}_ready", tiles, READY_SLOTS))
@@ -70,7 +70,7 @@ def _scores(grid: Grid, item: Expr, step: Expr) -> Instruction:
 
 
 def _values(grid: Grid, step: Expr) -> Instruction:
-    """pv = p v of a block."""
+    """o = p v of a block, added to those before it."""
     problem, key = grid.problem, grid.key(grid.stream, ITEM, step)
     turn = grid.turn(ITEM, step)
     waits = [SemaphoreRef("p_full", TILE, turn)]
@@ -82,9 +82,9 @@ def _values(grid: Grid, step: Expr) -> Instruction:
         ranges = grid.key_ranges(key)
         waits.append(full)
     views = (
-        View("pv", turn),
+        View("o"),
         View("p", turn, grid.columns(key)),
         View("k_tile" if problem.shared else "v_tile", slot, ranges),
     )
-    signals = Signal(free, "read"), Signal(SemaphoreRef("pv_full", TILE, turn))
-    return Instruction("matmul", views, (), tuple(waits), signals)
+    signals = Signal(free, "read"), Signal(SemaphoreRef("o_full", TILE, ZERO))
+    return Instruction("matmul", views, (("accumulate", minimum(1, step)),), tuple(waits), signals)
