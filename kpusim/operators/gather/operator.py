@@ -136,11 +136,11 @@ class Gather(RowGather):
         Example('gather(entries=16, width=256, count=4, indices="3 0 5 5")', "a list of one's own"),
     )
 
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
     entries: int = field(validator=positive)
     width: int = field(validator=positive)
     count: int = field(validator=positive)
-    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
-    seed: int = field(default=0, validator=count, kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:
@@ -183,11 +183,11 @@ class GatherNd(RowGather):
         Example('gather_nd(sizes="4 4 8", width=64, count=30, index_dtype=int64)', "three coordinates of 8 bytes"),
     )
 
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
     width: int = field(validator=positive)
     count: int = field(validator=positive)
     sizes: str = field(default="1 1", validator=validators.instance_of(str), kw_only=True)
-    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
-    seed: int = field(default=0, validator=count, kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:

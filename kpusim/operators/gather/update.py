@@ -28,11 +28,11 @@ __all__ = ["Scatter", "ScatterAdd"]
 class RowUpdate(Selecting):
     """What scatter and scatter-add have in common; indices as of `Gather`."""
 
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
     entries: int = field(validator=positive)
     width: int = field(validator=positive)
     count: int = field(validator=positive)
-    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
-    seed: int = field(default=0, validator=count, kw_only=True)
 
     @property
     def dimensions(self) -> Names[str, int]:
