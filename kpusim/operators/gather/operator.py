@@ -22,7 +22,7 @@ from kpusim.operators.gather.listed import coordinates, leading_sizes, listed
 from kpusim.operators.gather.lowering import lower_gather
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection, burst_bytes
-from kpusim.operators.parameters import positive
+from kpusim.operators.parameters import count, positive
 
 __all__ = ["Gather", "GatherNd", "RowGather", "Selecting"]
 

@@ -19,7 +19,7 @@ from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.operator import Selecting, Wide
 from kpusim.operators.gather.problem import Selection, burst_bytes
 from kpusim.operators.gather.scatter import lower_scatter
-from kpusim.operators.parameters import positive
+from kpusim.operators.parameters import count, positive
 
 __all__ = ["Scatter", "ScatterAdd"]
 
