@@ -35,7 +35,7 @@ def draw_attention(random: Random) -> dict[str, Any]:
         found["kv_dtype"] = random.choice(DTYPE_GROUPS["quantized"])
         found["scale_group"] = 32 if found.get("page") or found.get("block") else random.choice((4, 8, 32))
     if random.random() < 0.2:
-        found["rope"] = random.choice(("q", "qk"))
+        found["rope"] = "q" if found.get("page") or found.get("kv_dtype") else random.choice(("q", "qk"))
     return found
 
 

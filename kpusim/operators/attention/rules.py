@@ -127,8 +127,8 @@ def _rotated(problem: Problem) -> Iterator[UserError]:
         found, allowed = f"queries={problem.queries}", f"up to keys = {problem.keys}"
         yield UserError("rope rotates by the position among the keys", found=found, allowed=allowed)
     if problem.kept or problem.block:
-        problem_ = "keys that are gathered by position are stored rotated"
+        problem_ = "keys that are gathered one by one or by block have lost their positions"
         yield UserError(problem_, found=f"rope={problem.rope!r}", allowed="rope=none with kept or block")
-    if problem.rope == "qk" and problem.quantized:
-        found = f"kv_dtype={problem.kv_dtype!r}"
-        yield UserError("keys that are quantised are stored rotated", found=found, allowed="rope=q or rope=none")
+    if problem.rope == "qk" and (problem.quantized or problem.page):
+        found = f"page={problem.page}" if problem.page else f"kv_dtype={problem.kv_dtype!r}"
+        yield UserError("a cache of keys has them rotated", found=found, allowed="rope=q or rope=none")
