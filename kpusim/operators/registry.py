@@ -10,6 +10,7 @@ from typing import Any, cast
 import attrs
 
 from kpusim.errors import UserError
+from kpusim.operators.attention import Attention, Mla
 from kpusim.operators.base import Family, Operator
 from kpusim.operators.elementwise import Add, Mul
 from kpusim.operators.gather import Gather, GatherNd, Scatter, ScatterAdd
@@ -18,7 +19,10 @@ from kpusim.operators.gemm import Gemm, GroupedGemm
 __all__ = ["FAMILIES", "allowed_by", "build_operator", "make_operator", "text_of"]
 
 FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
-    {family.family: family for family in (Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, Add, Mul)}
+    {
+        family.family: family
+        for family in (Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, Add, Mul, Attention, Mla)
+    }
 )
 
 
