@@ -12,18 +12,21 @@ import attrs
 from kpusim.errors import UserError
 from kpusim.operators.attention import Attention, Mla
 from kpusim.operators.base import Family, Operator
-from kpusim.operators.elementwise import Add, Mul
+from kpusim.operators.elementwise import ELEMENTWISE
 from kpusim.operators.gather import Gather, GatherNd, Scatter, ScatterAdd
 from kpusim.operators.gemm import Gemm, GroupedGemm
+from kpusim.operators.norm import NORMS
 
 __all__ = ["FAMILIES", "allowed_by", "build_operator", "make_operator", "text_of"]
 
 FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
     {
         family.family: family
-        for family in (Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, Add, Mul, Attention, Mla)
+        for family in (
+            Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, *NORMS, *ELEMENTWISE, Attention, Mla,
+        )
     }
-)
+)  # fmt: skip
 
 
 def make_operator(text: str, where: str = "--op") -> Operator:

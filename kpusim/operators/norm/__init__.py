@@ -5,4 +5,6 @@ from kpusim.operators.norm.layer import LayerNorm
 from kpusim.operators.norm.rms import RmsNorm
 from kpusim.operators.norm.softmax import Softmax
 
-__all__ = ["BatchNorm", "LayerNorm", "RmsNorm", "Softmax"]
+__all__ = ["NORMS", "BatchNorm", "LayerNorm", "RmsNorm", "Softmax"]
+
+NORMS = (RmsNorm, LayerNorm, BatchNorm, Softmax)

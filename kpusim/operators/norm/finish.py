@@ -16,7 +16,7 @@ from kpusim.operators.parameters import flag, number
 from kpusim.operators.rowwise.chain import Chain, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
 
-__all__ = ["OUT_DTYPES", "REAL", "U", "Normalised", "draw_dtypes"]
+__all__ = ["OUT_DTYPES", "REAL", "Normalised", "U", "draw_dtypes"]
 
 REAL = DTYPE_GROUPS["real"]
 OUT_DTYPES = (*REAL, "fp8_e4m3", "fp8_e5m2")
@@ -66,9 +66,7 @@ class Normalised(Rowwise):
         else:
             chain.extend(activation_steps(self.activation, chain.temporary("y"), chain.temporary("gate")), out)
 
-    def _finished(
-        self, y: Wide, bound: Wide, inputs: Mapping[str, Wide], h: Wide
-    ) -> Mapping[str, tuple[Wide, Wide]]:
+    def _finished(self, y: Wide, bound: Wide, inputs: Mapping[str, Wide], h: Wide) -> Mapping[str, tuple[Wide, Wide]]:
         """The outputs and their bounds from normalised rows, how far they may be off, and x + residual."""
         factor = inputs["weight"] if self.weight else np.ones(1)
         y, bound = y * factor, np.abs(factor) * (bound + U * (np.abs(y) + bound))

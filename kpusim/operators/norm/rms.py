@@ -28,7 +28,7 @@ class RmsNorm(Normalised):
     examples: ClassVar[tuple[Example, ...]] = (
         Example("rmsnorm(rows=256, columns=1024)", "rows over the root of their mean square, times a weight"),
         Example("rmsnorm(rows=256, columns=1024, residual=true)", "a residual is added first; the sum is a result too"),
-        Example("rmsnorm(rows=16, columns=4096, activation=silu, out_dtype=fp8_e4m3)", "an activation, and narrow results"),
+        Example("rmsnorm(rows=16, columns=4096, activation=silu, out_dtype=fp8_e4m3)", "an activation; narrow results"),
     )
 
     @classmethod

@@ -108,8 +108,8 @@ class Softmax(Rowwise):
         """out.
 
         An exponent s - max(s) is off by u of both and 2u of their difference, the same again in the sum; as the
-        greatest grows, the factors of the sum are off by 2u more of all of its changes. A sum of n, with three roundings
-        for each piece, is off by gamma_4n.
+        greatest grows, the factors of the sum are off by 2u more of all of its changes. A sum of n, with three
+        roundings for each piece, is off by gamma_4n.
         """
         s = self.scale * inputs["x"]
         seen = np.ones(s.shape, bool)

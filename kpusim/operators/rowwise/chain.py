@@ -39,11 +39,12 @@ class Chain:
     prelude: list[Step] = field(factory=list)
 
     def load(
-        self, name: str, dtype: str, shape: Shape = BLOCK, tensor: Shape = BLOCK, *, port: str = "", offset: int = 0
-    ) -> str:
-        """An input; what the vector engine cannot compute with is converted to fp32."""
+        self, name: str, dtype: str, shape: Shape = BLOCK, tensor: Shape = BLOCK, *, port: str = "", offset: int = 0,
+        stored: bool = False,
+    ) -> str:  # fmt: skip
+        """An input; what the vector engine cannot compute with is converted to fp32, unless it is wanted as stored."""
         self.streams.append(Stream(name, port or name, "in", dtype, tensor, shape, offset))
-        if dtype in DTYPE_GROUPS["number"]:
+        if stored or dtype in DTYPE_GROUPS["number"]:
             return name
         wide = self.temporary(f"{name}_wide", shape)
         (self.prelude if 1 in shape[:1] else self.steps).append(Step("dequantize", wide, (name, 1.0, 0.0)))

@@ -63,6 +63,11 @@ class Mapping:
         """Whether the pieces of a block are loaded once for all sweeps."""
         return self.whole(work) or self.slots >= self.pieces(work)
 
+    def row_by_row(self, work: Work) -> bool:
+        """Whether a tile has room for all pieces of a row, and of the next one: rows come and go in one go."""
+        pieces = self.pieces(work)
+        return self.column_tiles == 1 and self.slots >= 2 * pieces and self.out_slots >= pieces
+
     def stays(self, work: Work) -> bool:
         """Whether operands without rows are loaded once for all blocks."""
         return self.column_slots >= self.pieces(work)

@@ -17,6 +17,7 @@ from kpusim.operators.seats import ENGINE, ZERO, Seat, loop
 __all__ = ["STEP", "Traffic", "free", "full", "over_pieces", "over_steps", "piece_of", "share_of", "slot_of"]
 
 STEP = Name("s")
+Build = Callable[[Stream, Expr, int], Instruction]  # of a stream, a tile and the number of a sweep
 
 
 def full(stream: Stream, tile: Expr, slot: Expr) -> SemaphoreRef:
@@ -122,19 +123,23 @@ class Traffic:
             loaded = [
                 stream for stream in streams if stream.kind != "row" and sweep in self.map.loads(self.work, stream)
             ]
-            nodes += over_pieces(self.work, self.map, self._each(loaded, self._load, sweep))
+            nodes += self._pieces(loaded, self._load, sweep)
         return nodes
 
     def _stores(self, streams: list[Stream]) -> tuple[Node, ...]:
         """The results of a block: those of its pieces, then those of its rows."""
-        blocks = self._each([stream for stream in streams if stream.kind == "block"], self._store)
-        return over_pieces(self.work, self.map, blocks) + self._each(
-            [stream for stream in streams if stream.kind == "row"], self._store
+        blocks, rows = ([stream for stream in streams if stream.kind == kind] for kind in ("block", "row"))
+        return self._pieces(blocks, self._store) + self._each(rows, self._store)
+
+    def _pieces(self, streams: list[Stream], build: Build, sweep: int = 0) -> tuple[Node, ...]:
+        """For each piece, of each tile of an engine; or the other way round, so that HBM sees whole rows."""
+        if not self.map.row_by_row(self.work) or not streams:
+            return over_pieces(self.work, self.map, self._each(streams, build, sweep))
+        return self.seat.each(
+            lambda tile: over_pieces(self.work, self.map, tuple(build(stream, tile, sweep) for stream in streams))
         )
 
-    def _each(
-        self, streams: list[Stream], build: Callable[[Stream, Expr, int], Instruction], sweep: int = 0
-    ) -> tuple[Node, ...]:
+    def _each(self, streams: list[Stream], build: Build, sweep: int = 0) -> tuple[Node, ...]:
         """For each tile of an engine."""
         if not streams:
             return ()

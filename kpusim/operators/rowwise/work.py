@@ -82,7 +82,7 @@ class Stream:
     @property
     def kind(self) -> str:
         """How often it moves: "block", with each piece; "row", with each block's rows; "column", it stays."""
-        axes = _axes(self.shape)
+        axes = _axes(self.tensor)
         if "columns" not in axes:
             return "row"
         return "block" if "rows" in axes else "column"
@@ -169,7 +169,8 @@ class Work:
     @property
     def operands(self) -> dict[str, Stream | Temporary]:
         """All buffers by name, with those for what is found in one piece, to be joined in a total."""
-        found: dict[str, Stream | Temporary] = {item.name: item for item in (*self.streams, *self.temporaries)}
+        found: dict[str, Stream | Temporary] = {stream.name: stream for stream in self.streams}
+        found |= {item.name: item for item in self.temporaries}
         for sweep in self.sweeps:
             for step in sweep.each:
                 item = found[self.buffer(step.target)]
