@@ -15,6 +15,7 @@ from kpusim.operators.base import Family, Operator
 from kpusim.operators.elementwise import ELEMENTWISE
 from kpusim.operators.gather import Gather, GatherNd, Scatter, ScatterAdd
 from kpusim.operators.gemm import Gemm, GroupedGemm
+from kpusim.operators.moe import MoeCombine, Permute, TopkRouting
 from kpusim.operators.norm import NORMS
 
 __all__ = ["FAMILIES", "allowed_by", "build_operator", "make_operator", "text_of"]
@@ -23,7 +24,8 @@ FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
     {
         family.family: family
         for family in (
-            Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, *NORMS, *ELEMENTWISE, Attention, Mla,
+            Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, TopkRouting, Permute, MoeCombine, *NORMS, *ELEMENTWISE,
+            Attention, Mla,
         )
     }
 )  # fmt: skip

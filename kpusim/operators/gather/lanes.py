@@ -22,9 +22,9 @@ from kpusim.machine import Machine
 from kpusim.operators.declare import sram_bytes
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection
-from kpusim.operators.seats import ZERO, Seat, loop, part
+from kpusim.operators.seats import ZERO, Seat, loop, part, parts
 
-__all__ = ["BLOCK", "INDEX_QUEUE", "LANE", "LOAD_QUEUE", "STORE_QUEUE", "WHOLE", "Lanes"]
+__all__ = ["BLOCK", "INDEX_QUEUE", "LANE", "LOAD_QUEUE", "STORE_QUEUE", "WHOLE", "Lanes", "in_turn"]
 
 LOAD_QUEUE, STORE_QUEUE, INDEX_QUEUE = 0, 1, 2
 LANE, BLOCK, PIECE = Name("g"), Name("b"), Name("c")
@@ -70,37 +70,37 @@ class Lanes:
         """The piece's part of a row."""
         return part(Const(self.selection.width), self.map.columns, PIECE if self.pieces > 1 else ZERO)
 
-    @property
-    def slot(self) -> Expr:
-        """Of a block of rows, or of a piece of it."""
-        return (BLOCK * self.pieces + PIECE if self.pieces > 1 else BLOCK) % self.map.slots
-
-    @property
-    def index_slot(self) -> Expr:
-        """Of a block's indices."""
-        return BLOCK % self.map.index_slots
+    def slot(self, name: str) -> Expr:
+        """Of a buffer: of rows one for each piece of a block, of the rest one for each block."""
+        turn = BLOCK * self.pieces + PIECE if self.pieces > 1 and name in ("block", "result") else BLOCK
+        return turn % self.map.count(name)
 
     def rows(self) -> View:
         """The block's rows in the lane's tile."""
-        return View("block", self.slot, (Range(ZERO, self.length), Range(ZERO, self.columns.length)), self.tile)
+        return View(
+            "block", self.slot("block"), (Range(ZERO, self.length), Range(ZERO, self.columns.length)), self.tile
+        )
 
     def index(self) -> View:
         """The block's indices in the lane's tile."""
         every = (WHOLE,) if self.selection.leading else ()
-        return View("index", self.index_slot, (Range(ZERO, self.length), *every), self.tile)
+        return View("index", self.slot("index"), (Range(ZERO, self.length), *every), self.tile)
 
     def semaphores(self, *names: str) -> tuple[Semaphore, ...]:
         """Full and free of each of these buffers."""
         return tuple(
-            Semaphore(f"{name}_{state}", self.map.lanes, slots, init)
+            Semaphore(f"{name}_{state}", self.map.lanes, self.map.count(name), init)
             for name in names
-            for slots in [self.map.slots if name == "block" else self.map.index_slots]
             for state, init in (("full", 0), ("free", 1))
         )
 
-    def semaphore(self, name: str) -> SemaphoreRef:
-        """The lane's semaphore of the slot that it is at."""
-        return SemaphoreRef(name, LANE, self.slot if name.startswith("block") else self.index_slot)
+    def full(self, name: str) -> SemaphoreRef:
+        """Says that the lane's slot of a buffer has data."""
+        return SemaphoreRef(f"{name}_full", LANE, self.slot(name))
+
+    def free(self, name: str) -> SemaphoreRef:
+        """Says that nobody needs it any more."""
+        return SemaphoreRef(f"{name}_free", LANE, self.slot(name))
 
     def each(self, *body: Node) -> Loop:
         """Each block of the executing lane."""
@@ -110,12 +110,14 @@ class Lanes:
         """Each piece of a block's rows."""
         return (loop("c", self.pieces, *body),) if self.pieces > 1 else body
 
-    def with_index(self, op: str, operands: tuple[Operand, ...], wait: str, signal: Signal) -> tuple[Node, ...]:
+    def with_index(
+        self, op: str, operands: tuple[Operand, ...], wait: SemaphoreRef, signal: Signal
+    ) -> tuple[Node, ...]:
         """A transfer of a block, piece by piece, that holds the block's indices as long as it runs."""
-        full, free = self.semaphore("index_full"), Signal(self.semaphore("index_free"))
+        full, free = self.full("index"), Signal(self.free("index"))
         if self.pieces == 1:
-            return (Instruction(op, operands, (), (full, self.semaphore(wait)), (signal, free)),)
-        one = Instruction(op, operands, (), (self.semaphore(wait),), (signal,))
+            return (Instruction(op, operands, (), (full, wait), (signal, free)),)
+        one = Instruction(op, operands, (), (wait,), (signal,))
         return Instruction("sync", waits=(full,)), *self.each_piece(one), Instruction("sync", signals=(free,))
 
     def tile_section(self, *body: Node) -> Section:
@@ -137,3 +139,14 @@ class Lanes:
             ("row", f"{selection.row_bytes} bytes", f"at least {asked} in accesses of {access}"),
             ("SRAM", f"{needed} bytes", f"of {self.machine.sram.capacity_bytes} a tile"),
         )
+
+
+def in_turn(selection: Selection, mapping: Mapping, machine: Machine) -> Lanes:
+    """Lanes that take the blocks of a list in turn.
+
+    What all store at once lies side by side: rows of HBM are written whole while they are open.
+    """
+    lanes, blocks = mapping.lanes, ceil_div(selection.count, mapping.rows)
+    own = Const(blocks // lanes) if blocks % lanes == 0 else parts(Const(blocks) - LANE, lanes)
+    block = part(Const(selection.count), mapping.rows, BLOCK * lanes + LANE)
+    return Lanes(selection, mapping, machine, own, block.start, block.length or ZERO)

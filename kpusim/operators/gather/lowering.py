@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from kpusim.isa.expr import Const, ceil_div
+from kpusim.isa.expr import Const
 from kpusim.isa.program import Box, Instruction, Program, Range, Rows, Section, Signal, Table, TensorMap, View
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
 from kpusim.operators.declare import buffers, tensors
 from kpusim.operators.gather.choose import check_mapping, choose
-from kpusim.operators.gather.lanes import BLOCK, INDEX_QUEUE, LANE, LOAD_QUEUE, STORE_QUEUE, WHOLE, Lanes
+from kpusim.operators.gather.lanes import INDEX_QUEUE, LOAD_QUEUE, STORE_QUEUE, WHOLE, Lanes, in_turn
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection
-from kpusim.operators.seats import ZERO, part, parts
+from kpusim.operators.seats import ZERO
 
 __all__ = ["lower_gather"]
 
@@ -21,15 +21,10 @@ def lower_gather(
 ) -> Lowered:
     """The program that stores the listed rows in the order of the list, and why it looks as it does.
 
-    Blocks go to lanes in turn, so that what all store at once lies side by side: rows of HBM are written whole while
-    they are open. Raises UserError where the machine cannot run it.
+    Raises UserError where the machine cannot run it.
     """
     found = check_mapping(mapping or choose(selection, machine), selection, machine)
-    number, count = BLOCK * found.lanes + LANE, Const(selection.count)
-    blocks = ceil_div(selection.count, found.rows)
-    own = Const(blocks // found.lanes) if blocks % found.lanes == 0 else parts(Const(blocks) - LANE, found.lanes)
-    block = part(count, found.rows, number)
-    lanes = Lanes(selection, found, machine, own, block.start, block.length or ZERO)
+    lanes = in_turn(selection, found, machine)
     computed = bool(selection.leading)
     program = Program(
         name=name,
@@ -64,12 +59,12 @@ def _queues(lanes: Lanes) -> tuple[Section, ...]:
     """Of each lane's engine."""
     block, columns, listed = Range(lanes.start, lanes.length), lanes.columns, Rows("listed", lanes.start, lanes.length)
     gather = lanes.with_index(
-        "gather", (lanes.rows(), Box("table_row", (Range(ZERO), columns)), listed, lanes.index()), "block_free",
-        Signal(lanes.semaphore("block_full")),
+        "gather", (lanes.rows(), Box("table_row", (Range(ZERO), columns)), listed, lanes.index()), lanes.free("block"),
+        Signal(lanes.full("block")),
     )  # fmt: skip
     store = Instruction(
-        "store", (Box("listed_rows", (block, columns)), lanes.rows()), (), (lanes.semaphore("block_full"),),
-        (Signal(lanes.semaphore("block_free"), "read"),),
+        "store", (Box("listed_rows", (block, columns)), lanes.rows()), (), (lanes.full("block"),),
+        (Signal(lanes.free("block"), "read"),),
     )  # fmt: skip
     seat = lanes.seat
     return (
@@ -83,18 +78,18 @@ def _load_index(lanes: Lanes) -> Instruction:
     """The indices of a block to the lane's tile."""
     every = (WHOLE,) if lanes.selection.leading else ()
     name = "coordinates" if lanes.selection.leading else "index"
-    view = View(name, lanes.index_slot, (Range(ZERO, lanes.length), *every), lanes.tile)
+    view = View(name, lanes.slot("index"), (Range(ZERO, lanes.length), *every), lanes.tile)
     box = Box("index_block", (Range(lanes.start, lanes.length), *(Range(ZERO) for _ in every)))
-    free, full = lanes.semaphore(f"{name}_free"), Signal(lanes.semaphore(f"{name}_full"))
+    free, full = lanes.free(name), Signal(lanes.full(name))
     return Instruction("load", (view, box), (), (free,), (full,))
 
 
 def _compute(lanes: Lanes) -> Section:
     """Numbers of rows from their coordinates, (i * n1 + j) * n2 + k, on the vector engine."""
-    slot, rows = lanes.index_slot, Range(ZERO, lanes.length)
+    slot, rows = lanes.slot("index"), Range(ZERO, lanes.length)
     index, every = View("index", slot, (rows, WHOLE)), (rows, WHOLE)
     source, place = "coordinates", slot
-    body = [Instruction("sync", waits=(lanes.semaphore("coordinates_full"), lanes.semaphore("index_free")))]
+    body = [Instruction("sync", waits=(lanes.full("coordinates"), lanes.free("index")))]
     if lanes.selection.index.dtype == "int64":
         body.append(Instruction("cast", (View("narrow", ZERO, every), View(source, slot, every))))
         source, place = "narrow", ZERO
@@ -107,5 +102,5 @@ def _compute(lanes: Lanes) -> Section:
         body.append(Instruction("mul", (index, so_far, Const(size))))
         body.append(Instruction("add", (index, index, coordinate(number))))
         so_far = index
-    signals = Signal(lanes.semaphore("index_full")), Signal(lanes.semaphore("coordinates_free"))
+    signals = Signal(lanes.full("index")), Signal(lanes.free("coordinates"))
     return lanes.tile_section(lanes.each(*body, Instruction("sync", signals=signals)))

@@ -24,3 +24,7 @@ class Mapping:
     def index_slots(self) -> int:
         """Blocks of indices: one more, so that they are there before the rows have room."""
         return self.slots + 1
+
+    def count(self, name: str) -> int:
+        """Slots of a buffer: two of results that are computed."""
+        return {"block": self.slots, "result": 2}.get(name, self.index_slots)

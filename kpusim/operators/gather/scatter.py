@@ -83,11 +83,11 @@ def _queues(op: str, lanes: Lanes, again: Expr) -> tuple[Section, ...]:
     order = Rows("order", lanes.start, lanes.length)
     load = Instruction(
         "gather", (lanes.rows(), Box("one_row", (Range(ZERO), lanes.columns)), order), (),
-        (lanes.semaphore("block_free"),), (Signal(lanes.semaphore("block_full")),),
+        (lanes.free("block"),), (Signal(lanes.full("block")),),
     )  # fmt: skip
     index = Instruction(
         "gather", (lanes.index(), Box("one_index", (Range(ZERO),)), order), (),
-        (lanes.semaphore("index_free"),), (Signal(lanes.semaphore("index_full")),),
+        (lanes.free("index"),), (Signal(lanes.full("index")),),
     )  # fmt: skip
     write = lanes.with_index(
         op,
@@ -95,7 +95,7 @@ def _queues(op: str, lanes: Lanes, again: Expr) -> tuple[Section, ...]:
             Box("table_row", (Range(ZERO), lanes.columns)), lanes.rows(),
             Rows("targets", lanes.start, lanes.length), lanes.index(),
         ),
-        "block_full", Signal(lanes.semaphore("block_free"), "read"),
+        lanes.full("block"), Signal(lanes.free("block"), "read"),
     )  # fmt: skip
     settled = SemaphoreRef("settled", LANE, ZERO)
     sync = Instruction("sync", signals=(Signal(settled),)), Instruction("sync", waits=(settled,))
