@@ -24,8 +24,8 @@ FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
     {
         family.family: family
         for family in (
-            Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, TopkRouting, Permute, MoeCombine, *NORMS, *ELEMENTWISE,
-            Attention, Mla,
+            Gemm, GroupedGemm, Gather, GatherNd, Scatter, ScatterAdd, TopkRouting, Permute, MoeCombine,
+            *NORMS, *ELEMENTWISE, Attention, Mla,
         )
     }
 )  # fmt: skip
