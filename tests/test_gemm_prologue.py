@@ -13,6 +13,7 @@ from kpusim.errors import UserError
 from kpusim.operators import make_operator, text_of
 from kpusim.operators.gemm import Gemm, GroupedGemm
 from kpusim.operators.gemm.mapping import Mapping
+from kpusim.operators.gemm.problem import PROLOGUES
 from kpusim.operators.gemm.search import mappings, search
 from kpusim.simulate.run import simulate
 
@@ -23,7 +24,7 @@ MACHINES = [
     "tiles.rows=4 tiles.columns=4 matrix.dataflow=weight-stationary",
     "matrix.dataflow=input-stationary",
 ]
-KIND = st.sampled_from(["rmsnorm", "batchnorm"])
+KIND = st.sampled_from(PROLOGUES[1:])
 EPS = st.sampled_from([1e-6, 1e-5, 0.5])
 
 
@@ -53,15 +54,16 @@ def test_every_machine_runs_one(name):
     execute(make_operator("gemm(m=20, n=36, k=300, prologue=rmsnorm, b_dtype=int8, batch=2)"), preset(name))
 
 
-def test_parts_of_k_add_up_their_squares():
+@pytest.mark.parametrize("kind", ["rmsnorm", "layernorm"])
+def test_parts_of_k_add_up_their_squares(kind):
     """With one slot, too, each tile gets on to the next round only when its sums have been taken."""
-    gemm = Gemm(8, 24, 64, prologue="rmsnorm", out_dtype="fp32", residual=True)
-    for slots, block_k, accumulators in ((1, 32, 1), (3, 8, 2), (4, 16, 2)):
+    gemm = Gemm(8, 24, 64, prologue=kind, out_dtype="fp32", residual=True, transpose_b=kind == "layernorm")
+    for slots, block_k, accumulators in ((1, 32, 1), (3, 8, 2), (4, 8, 2)):
         mapping = Mapping(2, 1, 4, 4, block_k, slots=slots, accumulators=accumulators, grid_k=2)
         execute(gemm, preset(TINY), mapping=mapping)
 
 
-@pytest.mark.parametrize("kind", ["rmsnorm", "batchnorm"])
+@pytest.mark.parametrize("kind", PROLOGUES[1:])
 def test_what_stays_on_chip_is_normalised_in_every_round(kind):
     for resident, slots in (("a", 2), ("a", 1), ("b", 3)):
         gemm = Gemm(23, 45, 20, prologue=kind, out_dtype="fp32")
@@ -71,11 +73,12 @@ def test_what_stays_on_chip_is_normalised_in_every_round(kind):
 # --- what is computed, written out element by element ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rmsnorm", "batchnorm"])
+@pytest.mark.parametrize("kind", PROLOGUES[1:])
 def test_the_reference(kind):
     rng = np.random.default_rng(0)
     gemm = Gemm(3, 4, 5, dtype="fp32", out_dtype="fp32", alpha=0.5, bias=True, prologue=kind, eps=0.25)
-    vectors = ["norm_mean", "norm_variance", "norm_weight", "norm_bias"] if kind == "batchnorm" else ["norm_weight"]
+    vectors = ["norm_mean", "norm_variance", "norm_weight", "norm_bias"]
+    vectors = {"rmsnorm": vectors[2:3], "layernorm": vectors[2:], "batchnorm": vectors}[kind]
     names = ["a", "b", *vectors, "bias", "out"]
     assert [port.name for port in gemm.ports] == names
     inputs = {port.name: rng.standard_normal(port.shape) for port in gemm.ports}
@@ -85,6 +88,10 @@ def test_the_reference(kind):
         if kind == "rmsnorm":
             mean = sum(a[i, k] ** 2 for k in range(5)) / 5
             row = [a[i, k] / sqrt(mean + 0.25) * weight[k] for k in range(5)]
+        elif kind == "layernorm":
+            mean = sum(a[i]) / 5
+            root = sqrt(sum((a[i, k] - mean) ** 2 for k in range(5)) / 5 + 0.25)
+            row = [(a[i, k] - mean) / root * weight[k] + inputs["norm_bias"][k] for k in range(5)]
         else:
             mean, variance, bias = (inputs[f"norm_{name}"] for name in ("mean", "variance", "bias"))
             roots = [sqrt(max(variance[k], 0) + 0.25) for k in range(5)]
@@ -110,6 +117,8 @@ def test_entries_share_the_weight_and_rows_have_their_own_root():
     ("kind", "name"),
     [
         ("rmsnorm", "norm_weight"),
+        ("layernorm", "norm_weight"),
+        ("layernorm", "norm_bias"),
         *(("batchnorm", f"norm_{name}") for name in ("mean", "variance", "weight", "bias")),
     ],
 )
@@ -118,7 +127,7 @@ def test_a_wrong_operand_is_more_than_the_tolerance(kind, name):
     inputs, result = execute(gemm, preset(TINY))
     assert verdict(gemm, inputs, result).passed
     assert not verdict(gemm, inputs | {name: inputs[name] + 0.01}, result).passed
-    if kind == "rmsnorm":
+    if kind != "batchnorm":
         assert not verdict(evolve(gemm, eps=0.01), inputs, result).passed
 
 
@@ -152,6 +161,11 @@ def test_vector_work_of_a_round():
     }  # fmt: skip
     folded = run(Gemm(4, 8, 32, prologue="batchnorm"), preset(TINY), ONE).counters
     assert folded["vector.mul"] == 128 + 2 * 32
+    centred = run(Gemm(4, 8, 32, prologue="layernorm"), preset(TINY), ONE).counters
+    rows, weighted = 3 * 4, 2 * 8 * 32  # means, their squares, mean squares; B is weighted twice, summed twice
+    assert centred["vector.mul"] == 2 * 128 + weighted + rows + 2 * 32
+    assert centred["vector.reduce"] == 2 * 128 + weighted
+    assert centred["vector.rsqrt"] == 4
     assert folded["vector.rsqrt"] == 32
 
 

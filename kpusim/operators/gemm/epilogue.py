@@ -30,8 +30,11 @@ def chain(problem: Problem) -> tuple[Step, ...]:
         steps.append(Step(op, home, sources))
         at = home
 
+    if problem.prologue.centred:
+        then("fma", "less", "column", at)
+        then("fma", at, "norm", "shift")
     scales: list[str | float] = [epilogue.alpha] if epilogue.alpha != 1.0 else []
-    if problem.prologue.by_row:
+    if problem.prologue.by_row and not problem.prologue.centred:
         scales.append("norm")
     if epilogue.column_scale:
         scales.append("scale")

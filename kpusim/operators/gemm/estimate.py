@@ -10,6 +10,7 @@ from kpusim.costs import matmul_timer, vector_timer
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
+from kpusim.operators.gemm.columns import column_cycles
 from kpusim.operators.gemm.epilogue import chain_cycles
 from kpusim.operators.gemm.mapping import ACCUMULATOR_BYTES, Mapping
 from kpusim.operators.gemm.problem import Problem
@@ -150,6 +151,7 @@ class _Estimate:
         strip = chain_cycles(self.problem, self.machine, min(rows, self.map.strip_rows), columns)
         strips = ceil_div(rows, self.map.strip_rows)
         factors = self.dequantize() + block_cycles(self.problem, self.map, self.machine)
+        factors += column_cycles(self.problem, self.map, self.machine)
         roots = row_cycles(self.problem, self.map, self.machine)
         vector = self.rounds * (self.adds() + roots + strips * strip + self.depth * factors)
         matrix = self.rounds * ((self.depth - 1) * occupancy + timer(rows, columns, last)[0])
@@ -237,7 +239,7 @@ class _Estimate:
         if not parts:
             return 0, 0
         one = self.transfer(ACCUMULATOR_BYTES * self.block_m * self.block_n)
-        one += self.transfer(0) if self.problem.prologue.by_row else 0
+        one += self.transfer(0) * (self.problem.prologue.by_row + self.problem.prologue.centred)
         return parts * one, max(parts * one, self.adds()) + min(one, self.adds() // parts) + self.hops
 
     def noc(self) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from kpusim.isa.expr import Const, Expr, Name, minimum
 from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, SemaphoreRef, Signal, TileSet, View
 from kpusim.machine import Machine
+from kpusim.operators.gemm.columns import add_columns, column_row, turn_columns
 from kpusim.operators.gemm.epilogue import STRIP, chain
 from kpusim.operators.gemm.grid import DST, TILE, Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS
-from kpusim.operators.gemm.prologue import clear_sums, normalize, root
+from kpusim.operators.gemm.prologue import FIRST, SECOND, clear_sums, normalize, root, sums_of
 from kpusim.operators.gemm.streams import PASS_QUEUE, STORE_QUEUE, dequantize
 from kpusim.operators.seats import ZERO, Seat, loop, part
 from kpusim.operators.steps import Step
@@ -75,14 +76,20 @@ def reduce(grid: Grid, machine: Machine) -> Section:
             Signal(SemaphoreRef("acc_free", source, acc), "read"),
         )
         views = target, _view("acc", acc, *ranges, tiles=TileSet(source))
-        if not grid.problem.prologue.by_row:
+        names = sums_of(grid)
+        if not names:
             return (Instruction("copy", views, (), waits, signals),)
-        sums = (
-            _view("norm_partial", number, ranges[0], Range(), tiles=TileSet(tile)),
-            _view("norm_sum", round_ % 2, ranges[0], Range(), tiles=TileSet(source)),
-        )
         taken = (Signal(SemaphoreRef("sums_free", source, round_ % 2), "read"),)
-        return Instruction("copy", sums, (), waits, taken), Instruction("copy", views, (), (), signals)
+        sums = [
+            Instruction(
+                "copy",
+                (View(f"{name}_partial", number, (), TileSet(tile)), View(name, round_ % 2, (), TileSet(source))),
+                waits=waits if name == names[0] else (),
+                signals=taken if name == names[-1] else (),
+            )
+            for name in names
+        ]
+        return *sums, Instruction("copy", views, (), (), signals)
 
     body = loop("w", grid.rounds, loop("x", grid.map.grid_k - 1, *seat.each(copy)))
     return seat.section(PASS_QUEUE, (body,))
@@ -105,8 +112,8 @@ def vector_sections(grid: Grid) -> list[Section]:
     rest = [steps(ahead, grid.steps)] if ahead < grid.steps else []
     clear, taken = [], []
     if problem.prologue.by_row:
-        clear = [Loop("z", ZERO, minimum(1, left), (clear_sums(grid, round_),))]
-        taken = [Instruction("sync", waits=(SemaphoreRef("sums_free", TILE, round_ % 2),)), clear_sums(grid, round_)]
+        clear = [Loop("z", ZERO, minimum(1, left), clear_sums(grid, round_))]
+        taken = [Instruction("sync", waits=(SemaphoreRef("sums_free", TILE, round_ % 2),)), *clear_sums(grid, round_)]
     finishing = loop("w", grid.rounds + 1, *clear, steps(0, ahead), before, *rest)
     others = loop("w", grid.rounds, *taken, loop("k", grid.steps, *factors))
     return [grid.tile_section("vector", part, parts, others if part else finishing) for part in range(parts)]
@@ -116,7 +123,8 @@ def _factors(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     """What makes the factors of a step ready: () where they are as they come."""
     quantized, normalized = grid.problem.quantized, bool(grid.problem.prologue.vectors)
     dequantized = dequantize(grid, round_, step) if quantized else ()
-    return *dequantized, *(normalize(grid, round_, step) if normalized else ())
+    columns = add_columns(grid, round_, step) if grid.problem.prologue.centred else ()
+    return *dequantized, *(normalize(grid, round_, step) if normalized else ()), *columns
 
 
 def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
@@ -128,7 +136,8 @@ def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:
         free.append(Signal(SemaphoreRef("vectors_free", grid.own_group("n") // grid.map.grid_k, round_ % 2), "read"))
     strips = loop("t", grid.map.strips, *_strip(grid, round_, Name("t")))
     added = [loop("x", grid.map.grid_k - 1, *_add_partial(grid, round_))] if grid.map.grid_k > 1 else []
-    roots = root(grid, round_) if grid.problem.prologue.by_row else ()
+    prologue = grid.problem.prologue
+    roots = (*root(grid, round_), *(turn_columns(grid, round_) if prologue.centred else ())) if prologue.by_row else ()
     return Instruction("sync", waits=tuple(full)), *added, *roots, strips, Instruction("sync", signals=tuple(free))
 
 
@@ -138,11 +147,12 @@ def _add_partial(grid: Grid, round_: Expr) -> tuple[Instruction, ...]:
     full = (SemaphoreRef("partial_full", TILE, number),)
     free = (Signal(SemaphoreRef("partial_free", TILE, number), "read"),)
     operands = acc, acc, _view("partial", number, *ranges)
-    if not grid.problem.prologue.by_row:
+    names = sums_of(grid)
+    if not names:
         return (Instruction("add", operands, (), full, free),)
-    sums = _view("norm_sum", round_ % 2, ranges[0], Range())
-    more = _view("norm_partial", number, ranges[0], Range())
-    return Instruction("add", (sums, sums, more), (), full), Instruction("add", operands, (), (), free)
+    sums = [(View(name, round_ % 2), View(name, round_ % 2), View(f"{name}_partial", number)) for name in names]
+    added = [Instruction("add", each, (), () if count else full) for count, each in enumerate(sums)]
+    return *added, Instruction("add", operands, (), (), free)
 
 
 def _strip(grid: Grid, round_: Expr, strip: Expr) -> tuple[Instruction, ...]:
@@ -158,7 +168,9 @@ def _strip(grid: Grid, round_: Expr, strip: Expr) -> tuple[Instruction, ...]:
         "residual": View("residual_tile", number % 2, ranges),
         **{name: View(name, ZERO, ranges) for name in ("work", "temp")},
         **{name: View(f"{name}_tile", round_ % 2, (Range(), width)) for name in ("scale", "bias")},
-        "norm": View("norm_sum", round_ % 2, (rows, Range())),
+        "norm": View("norm_sum", round_ % 2, (rows, FIRST)),
+        "less": View("norm_sum", round_ % 2, (rows, SECOND)),
+        **{name: column_row(grid, round_, row, width) for row, name in enumerate(("column", "shift"))},
     }
 
     def instruction(step: Step) -> Instruction:

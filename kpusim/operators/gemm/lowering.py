@@ -88,6 +88,8 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     ]
     if problem.quantized:
         found += [Semaphore("b_ready", tiles, READY_SLOTS), Semaphore("b_used", tiles, READY_SLOTS, 1)]
+    elif problem.prologue.centred:
+        found.append(Semaphore("b_ready", tiles, slots))
     if problem.prologue.vectors:
         plane = mapping.grid_m * mapping.grid_n
         found += [Semaphore("norm_full", tiles, slots), Semaphore("norm_free", grid.planes, slots, 1, plane)]
@@ -129,6 +131,8 @@ def _multiply(grid: Grid, machine: Machine, folds: bool) -> Section:
     plane, i, j = grid.place
     a, b = ("a_tile", slot), ("b_tile", slot)
     ready, used = SemaphoreRef("b_full", TILE, slot), SemaphoreRef("b_free", grid.own_group("n"), slot)
+    if grid.problem.prologue.centred:
+        ready = SemaphoreRef("b_ready", TILE, slot)
     if grid.problem.quantized:
         slot_b = count % READY_SLOTS
         b = "b_tile", slot_b

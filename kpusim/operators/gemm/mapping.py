@@ -67,6 +67,11 @@ class Mapping:
         """Rows of a block of A whose squares are added up at once."""
         return max(1, min(self.block_m, STRIP_ELEMENTS // self.block_k))
 
+    def weighted_rows(self, problem: Problem) -> int:
+        """Rows of a block of B as it lies whose columns are added up at once."""
+        high, wide = (self.block_n, self.block_k) if problem.transpose_b else (self.block_k, self.block_n)
+        return max(1, min(high, STRIP_ELEMENTS // wide))
+
     def rounds(self, problem: Problem) -> tuple[int, int]:
         """Rounds along M (over all entries) and along N."""
         lanes = problem.lanes(self.grid_m * self.block_m)
@@ -117,15 +122,32 @@ class Mapping:
         if problem.prologue.kind == "batchnorm":
             found |= dict.fromkeys(("norm_factor", "norm_term"), ("fp32", 1, (1, k)))
         if problem.prologue.by_row:
-            found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, (m, 1))}
-            found["norm_sum"] = "fp32", 2, (m, 1)
-            if self.grid_k > 1:
-                found["norm_partial"] = "fp32", self.grid_k - 1, (m, 1)
+            sums = m, 2 if problem.prologue.centred else 1
+            found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, sums)}
+            found["norm_sum"] = "fp32", 2, sums
+            found |= self._column_buffers(problem, b)
+            for name in ("norm_sum", "columns"):
+                if self.grid_k > 1 and name in found:
+                    found[f"{name}_partial"] = "fp32", self.grid_k - 1, found[name][2]
         for name in problem.epilogue.vectors:
             found[f"{name}_tile"] = "fp32" if name == "scale" else problem.model_dtype, 2, (1, n)
         if problem.epilogue.residual:
             found["residual_tile"] = problem.model_dtype, 2, (self.strip_rows, n)
         return found | dict.fromkeys(temporaries(problem), ("fp32", 1, (self.strip_rows, n)))
+
+    def _column_buffers(self, problem: Problem, b: tuple[int, ...]) -> dict[str, tuple[str, int, tuple[int, ...]]]:
+        """Of the sums of B's columns; b: the shape of a block of it as it is multiplied."""
+        if not problem.prologue.centred:
+            return {}
+        n, k, strip = self.block_n, self.block_k, self.weighted_rows(problem)
+        found: dict[str, tuple[str, int, tuple[int, ...]]] = {
+            "weighted": ("fp32", 1, (*b[:-2], strip, b[-1])),
+            "columns_part": ("fp32", 1, (strip, 1) if problem.transpose_b else (1, n)),
+            "columns": ("fp32", 2, (n, 2) if problem.transpose_b else (2, n)),
+        }
+        if problem.transpose_b:
+            return found | {"columns_row": ("fp32", 1, (2, n))}
+        return found | {f"{name}_across": (problem.dtype, 1, (k, 1)) for name in problem.prologue.vectors}
 
     def sram_bytes(self, problem: Problem) -> int:
         """SRAM of a tile."""

@@ -10,7 +10,7 @@ from kpusim.operators.base import Port
 
 __all__ = ["PROLOGUES", "Epilogue", "Problem", "Prologue", "ports"]
 
-PROLOGUES = ("none", "rmsnorm", "batchnorm")
+PROLOGUES = ("none", "rmsnorm", "layernorm", "batchnorm")
 
 
 @frozen(cache_hash=True)
@@ -24,12 +24,17 @@ class Prologue:
     def vectors(self) -> tuple[str, ...]:
         """Its tensors, with one element along K each."""
         folded = "norm_mean", "norm_variance", "norm_weight", "norm_bias"
-        return {"none": (), "rmsnorm": ("norm_weight",), "batchnorm": folded}[self.kind]
+        return {"none": (), "rmsnorm": ("norm_weight",), "layernorm": folded[2:], "batchnorm": folded}[self.kind]
 
     @property
     def by_row(self) -> bool:
         """Whether each row has a factor of its own, known only when all of the row has passed."""
-        return self.kind == "rmsnorm"
+        return self.kind in ("rmsnorm", "layernorm")
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean of each row is subtracted from it."""
+        return self.kind == "layernorm"
 
 
 @frozen(cache_hash=True)

@@ -34,8 +34,11 @@ class _Factors:
 
 def reference(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
     """The results."""
-    factors = _factors(problem, inputs)
-    sums = factors.row * _product(factors.a, factors.b, problem.groups)
+    if problem.prologue.centred:
+        sums = _centred(problem, *_plain(problem, inputs), inputs)[0]
+    else:
+        factors = _factors(problem, inputs)
+        sums = factors.row * _product(factors.a, factors.b, problem.groups)
     return _finished(problem, sums, np.zeros(()), inputs)[0]
 
 
@@ -45,25 +48,39 @@ def error_bound(problem: Problem, inputs: Mapping[str, Array]) -> Wide:
     gamma_k * |a| |b|, of which B has two roundings more where it is dequantised, and the errors of what a prologue
     makes of A, carried through the epilogue.
     """
+    if problem.prologue.centred:
+        return _finished(problem, *_centred(problem, *_plain(problem, inputs), inputs), inputs)[1]
     factors = _factors(problem, inputs)
     sums = factors.row * _product(factors.a, factors.b, problem.groups)
     if problem.accumulator == "int32":
         return _finished(problem, sums, np.zeros_like(sums), inputs)[1]
-    relative = gamma(problem.k, "fp32")
-    if problem.quantized:
-        relative = (1 + relative) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
+    relative = _relative(problem, problem.k)
     error = relative * np.abs(factors.a) + (1 + relative) * factors.error
     bound = _product(error, np.abs(factors.b), problem.groups) + problem.k * smallest("fp32")
     bound = factors.row * (1 + factors.row_error) * bound + factors.row_error * np.abs(sums)
     return _finished(problem, sums, bound, inputs)[1]
 
 
-def _factors(problem: Problem, inputs: Mapping[str, Array]) -> _Factors:
+def _relative(problem: Problem, count: int) -> float:
+    """The relative error of products with B, two roundings more where it is dequantised, in `count` roundings."""
+    relative = gamma(count, "fp32")
+    if problem.quantized:
+        relative = (1 + relative) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
+    return relative
+
+
+def _plain(problem: Problem, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+    """(a, b), neither transposed, b with its scales."""
     a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
     a, b = (a.swapaxes(-1, -2) if problem.transpose_a else a), (b.swapaxes(-1, -2) if problem.transpose_b else b)
     if problem.quantized:
         scale = np.repeat(inputs["b_scale"].astype(np.float64), problem.group_k, axis=-2)
         b = b * scale[..., : problem.k, :]
+    return a, b
+
+
+def _factors(problem: Problem, inputs: Mapping[str, Array]) -> _Factors:
+    a, b = _plain(problem, inputs)
     if not problem.prologue.vectors:
         return _Factors(a, b, np.zeros_like(a), np.ones(()))
     return _normalized(problem, a, b, inputs)
@@ -88,6 +105,38 @@ def _normalized(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array])
         return _Factors(x, b, error, np.ones(()))
     row = 1 / np.sqrt(np.mean(a * a, axis=-1, keepdims=True) + problem.prologue.eps)
     return _Factors(x, b, error, row, gamma(problem.k + 7, "fp32"))
+
+
+def _centred(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
+    """(sums, bound) of rows normalised by a LayerNorm.
+
+    fp32 has root * (s - mean * c) + d, with s = (a * weight) @ b, c = weight @ b and d = bias @ b (`columns.py`), each
+    of them off by its roundings; the variance is the mean square less the square of the mean.
+    """
+    u, n, groups = unit_roundoff("fp32"), problem.k, problem.groups
+    weight, bias = (inputs[name].astype(np.float64) for name in ("norm_weight", "norm_bias"))
+    mean = np.mean(a, axis=-1, keepdims=True)
+    total = np.mean((a - mean) ** 2, axis=-1, keepdims=True) + problem.prologue.eps
+    root = 1 / np.sqrt(total)
+    sums = _product((a - mean) * root * weight + bias, b, groups)
+    mean_off = gamma(n + 2, "fp32") * np.mean(np.abs(a), axis=-1, keepdims=True)
+    squares = np.mean(a * a, axis=-1, keepdims=True) + problem.prologue.eps
+    total_off = gamma(n + 5, "fp32") * squares + (2 * np.abs(mean) + mean_off) * mean_off + 2 * u * mean**2
+    most = 1 / np.sqrt(np.maximum(total - total_off, problem.prologue.eps * (1 - 4 * u)))
+    like, size = np.ones_like(a), np.abs(b)
+    weighted = np.abs(a * weight)
+    rounded = (u + unit_roundoff(problem.dtype)) * (1 + u) * weighted + smallest(problem.dtype)
+    relative = _relative(problem, n + 1)
+    s_off = _product(relative * weighted + (1 + relative) * rounded, size, groups) + n * smallest("fp32")
+    c, d = (_product(like * each, b, groups) for each in (weight, bias))
+    c_off, d_off = (
+        relative * _product(like * np.abs(each), size, groups) + n * smallest("fp32") for each in (weight, bias)
+    )
+    difference = np.abs((sums - d) / root)
+    off = s_off + (np.abs(mean) + mean_off) * c_off + mean_off * np.abs(c)
+    off = off + 2 * u * (difference + off + 2 * (np.abs(mean) + mean_off) * (np.abs(c) + c_off))
+    bound = most * off + (most - root) * difference + d_off
+    return sums, bound + 6 * u * (most * (difference + off) + np.abs(d) + d_off)
 
 
 def _product(a: Wide, b: Wide, groups: tuple[int, ...]) -> Wide:
