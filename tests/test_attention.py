@@ -1,0 +1,124 @@
+"""Attention lowered: on data against float64, in every form, on every machine; and what each form costs."""
+
+from random import Random
+
+import pytest
+from gemms import EDGE, PRESETS, TINY, preset, variant
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from kpusim.errors import UserError
+from kpusim.function import Executor, compare, random_inputs
+from kpusim.isa import assemble, disassemble
+from kpusim.isa.check import check_program
+from kpusim.machine.limits import limits_of
+from kpusim.operators import make_operator, text_of
+from kpusim.operators.attention.operator import Attention, Mla
+from kpusim.operators.attention.search import search
+from kpusim.simulate.run import simulate
+
+MACHINES = [
+    "tiles.rows=1 tiles.columns=1 sram.capacity=16KiB",
+    "tiles.rows=3 tiles.columns=5 sram.capacity=32KiB",
+    "tiles.rows=4 tiles.columns=4 matrix.dataflow=weight-stationary matrix.overlap_folds=true sram.capacity=16KiB",
+    "matrix.dataflow=input-stationary sram.capacity=16KiB",
+]
+
+
+def execute(attention, machine, mapping=None):
+    """Runs on data in plain mode, hazards on, and compares with float64; the local clocks agree on the cycles."""
+    attention.check()
+    lowered = attention.lower(machine, mapping=mapping)
+    program = lowered.program
+    check_program(program, limits_of(machine))
+    assert assemble(disassemble(program)) == program
+    assert [(tensor.name, tensor.shape, tensor.dtype, tensor.role) for tensor in program.tensors] == [
+        (port.name, port.shape, port.dtype, port.role) for port in attention.ports
+    ]
+    inputs = random_inputs(program, 1)
+    executor = Executor(program, machine, inputs)
+    run = simulate(program, machine, plain=True, watcher=executor)
+    assert simulate(program, machine).cycles == run.cycles
+    assert run.counters[f"macs.{attention.dtype}"] >= attention.macs
+    out = executor.outputs()["out"]
+    reference, bound = attention.reference(inputs)["out"], attention.error_bound(inputs)["out"]
+    assert compare(out, reference, attention.out_dtype, bound=bound).passed
+    return lowered, run
+
+
+def drawn(family, random):
+    attention = family.draw(random)
+    try:
+        attention.check()
+    except UserError:
+        assume(False)
+    return attention
+
+
+def executed_if_it_fits(attention, machine):
+    try:
+        execute(attention, machine)
+    except UserError as error:
+        assert "no block of this attention fits" in str(error)
+        assert machine.name == TINY
+
+
+@settings(max_examples=20)
+@given(st.randoms(use_true_random=False), st.sampled_from(MACHINES))
+def test_every_form_on_small_machines(random, changes):
+    executed_if_it_fits(drawn(Attention, random), variant(changes))
+
+
+@settings(max_examples=6)
+@given(st.randoms(use_true_random=False), st.sampled_from(MACHINES))
+def test_latent_attention_on_small_machines(random, changes):
+    executed_if_it_fits(drawn(Mla, random), variant(changes))
+
+
+@settings(max_examples=5)
+@given(st.randoms(use_true_random=False), st.sampled_from([EDGE, "kpu-many-small"]))
+def test_every_form_on_larger_machines(random, name):
+    execute(drawn(Attention, random), preset(name))
+
+
+@settings(max_examples=12)
+@given(st.randoms(use_true_random=False), st.data())
+def test_every_mapping_is_right(random, data):
+    attention, machine = drawn(Attention, random), variant(MACHINES[1])
+    try:
+        found = search(attention.problem, machine, attention.variant)
+    except UserError:
+        assume(False)
+    mapping = data.draw(st.sampled_from([mapping for mapping, _ in found.weighed]))
+    lowered, _ = execute(attention, machine, mapping)
+    assert lowered.mapping == mapping
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("text", [
+    "attention(queries=1, keys=1, head_dim=1)",
+    "attention(heads=2, queries=33, keys=65, head_dim=16, mask=causal)",
+    "attention(heads=4, kv_heads=1, queries=1, keys=200, head_dim=16, mask=causal, batch=2)",
+])  # fmt: skip
+def test_every_machine(name, text):
+    execute(make_operator(text), preset(name))
+
+
+@pytest.mark.parametrize("text", [example.text for family in (Attention, Mla) for example in family.examples])
+def test_examples_are_operators(text):
+    operator = make_operator(text)
+    assert make_operator(text_of(operator)) == operator
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_many_more_on_every_machine(seed):
+    random = Random(seed)
+    for _ in range(20):
+        attention = (Mla if random.random() < 0.2 else Attention).draw(random)
+        try:
+            attention.check()
+        except UserError:
+            continue
+        machine = random.choice([*map(preset, PRESETS[:2]), *map(variant, MACHINES)])
+        executed_if_it_fits(attention, machine)
