@@ -19,6 +19,7 @@ from kpusim.isa.expr import Const, Expr, as_table, bounds, names_in, python_sour
 from kpusim.isa.program import Instruction, Loop, Node, Program, Section, SemaphoreRef, View
 from kpusim.isa.ranges import Ranges, inner_ranges, section_ranges, view_ranges
 from kpusim.isa.tables import DTYPE_BITS, Row, instruction_rows
+from kpusim.simulate.lookups import Lookups
 
 __all__ = ["SectionFunction", "compile_section"]
 
@@ -51,6 +52,7 @@ class _Writer:
         self.section, self.pc = section, first_pc
         self.traced, self.blocks = fabric.span is not None, fabric.span_block is not None
         self.tables = {table.name: table.values for table in program.tables}
+        self.lookups = Lookups(self.tables)
         self.buffers = {buffer.name: buffer for buffer in program.buffers}
         self.semaphores = program.semaphore_layout()
         self.causes = fabric.causes
@@ -77,7 +79,7 @@ class _Writer:
         self.header += ["        " + line for line in lines]
 
     def text(self, expr: Expr) -> str:
-        return python_source(expr, lambda name: f"v_{name}", lambda name: f"t_{name}")
+        return python_source(self.lookups.replaced(expr), lambda name: f"v_{name}", lambda name: f"t_{name}")
 
     def function(self) -> str:
         section = self.section
@@ -88,11 +90,16 @@ class _Writer:
         for name, value in section.lets:
             self.declare(f"v_{name} = {self.text(value)}")
         ranges = section_ranges(section, self.tables)
+        self.declare(*self.look_up(section.body, ranges))
         self.hoist(section.body, self.pc, frozenset(ranges), frozenset())
         self.body(section.body, ranges)
         self.put("me.finish(t, done, busy, (s0, s1, s2, s3), n)", "yield")
         failure = ["    except IndexError as error:", "        me.fail(error)"]
         return "\n".join([f"def section({place}, me):", "    try:", *self.header, *self.lines, *failure]) + "\n"
+
+    def look_up(self, nodes: tuple[Node, ...], ranges: Ranges) -> list[str]:
+        """Lines that look up what `nodes` need and is known here."""
+        return [f"v_{name} = {self.text(value)}" for name, value in self.lookups.enter(nodes, ranges)]
 
     # --- works: computed in the outermost loop in which their sizes are known -----------------------------------------
 
@@ -187,11 +194,13 @@ class _Writer:
         self.put(f"for v_{node.counter} in range({self.text(node.low)}, {self.text(node.high)}):")
         self.depth += 1
         start = len(self.lines)
-        inner = inner_ranges(node, ranges, self.tables)
+        inner, known = inner_ranges(node, ranges, self.tables), self.lookups.known()
+        self.put(*self.look_up(node.body, inner))
         self.hoist(node.body, self.pc, frozenset(inner), frozenset(ranges))
         self.body(node.body, inner)
         if len(self.lines) == start:
             self.put("pass")
+        self.lookups.restore(known)
         self.depth -= 1
         self.pc += 1
 
@@ -305,7 +314,7 @@ class _Writer:
 
     def inside(self, start: Expr, length: Expr, extent: int, ranges: Ranges) -> bool:
         """Whether 0 <= start and start + length <= extent for sure, length clamped to 0."""
-        if tables_in(start) or tables_in(length):
+        if not (self.lookups.proven(start, ranges) and self.lookups.proven(length, ranges)):
             return False
         low, high = bounds(start, ranges, self.tables)
         return low >= 0 and high + max(bounds(length, ranges, self.tables)[1], 0) <= extent
