@@ -94,7 +94,7 @@ def _dtype_at(operator: Operator, name: str) -> str:
 def _normalized(norm: Any, gemm: Any, port: str) -> Fused:
     """norm, gemm: the prologue of the GEMM."""
     _only(port, "a", "a GEMM normalises A on its way, nothing else")
-    _needs(norm, residual=False, activation="none", weight=True, bias=norm.family == "batchnorm")
+    _needs(norm, residual=False, activation="none", weight=True, bias=norm.family != "rmsnorm")
     _needs(gemm, prologue="none")
     operator = _changed(gemm, prologue=norm.family, eps=norm.eps)
     vectors = {name: (FIRST, name.removeprefix("norm_")) for name in operator.problem.prologue.vectors}  # type: ignore[attr-defined]

@@ -109,7 +109,10 @@ class _Estimate:
         copied, joined = self.joins()
         matrix, vector, step, finish = self.engines(joined)
         ahead = min(self.steps, mapping.slots)  # steps that are loaded without waiting for a slot
-        waiting = max(load, (step + self.latency + load) // mapping.slots)
+        served = load
+        if self.problem.prologue.vectors:  # slots are held longer, and then asked for by all tiles at once
+            served = max(load, reads // self.steps)
+        waiting = max(served, (step + self.latency + served) // mapping.slots)
         parts = {
             "matrix": matrix,
             "vector": vector,
