@@ -12,6 +12,7 @@ from types import MappingProxyType
 from attrs import frozen
 
 from kpusim.bench.decode import decode1, decode32
+from kpusim.bench.gathers import gather_bandwidth
 from kpusim.bench.gemms import gemm_dataflows, gemm_dtypes, gemm_forms, gemm_machines
 from kpusim.bench.measure import Pairs
 from kpusim.bench.simulator import array128, gemm4096, gemm4096_edge, gemm4096_folds, memory, trace, unit
@@ -46,6 +47,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "gemm4096.traffic_over_bound": Target(1.25),
         "decode1.bandwidth_over_ideal": Target(0.95, at_least=True),
         "decode32.bandwidth_over_ideal": Target(0.95, at_least=True),
+        "*.bandwidth_over_mix": Target(0.95, at_least=True),
         "*.traffic_over_bound": Target(1.5),
         "*.roofline_over_cycles": Target(0.85, at_least=True),
         "*.plain_equals_local": Target(1, at_least=True),
@@ -64,7 +66,7 @@ GROUPS: Mapping[str, Callable[[], Pairs]] = MappingProxyType(
         group.__name__: group
         for group in (
             unit, gemm4096, gemm4096_folds, gemm4096_edge, trace, memory, array128, decode1, decode32, gemm_dtypes,
-            gemm_dataflows, gemm_machines, gemm_forms,
+            gemm_dataflows, gemm_machines, gemm_forms, gather_bandwidth,
         )
     }
 )  # fmt: skip
