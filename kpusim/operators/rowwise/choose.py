@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from math import ceil
 
+import attrs
 from attrs import evolve, frozen
 
 from kpusim.costs import vector_timer
@@ -15,10 +16,10 @@ from kpusim.isa.tables import DTYPE_BITS, instruction_rows
 from kpusim.machine import Machine
 from kpusim.operators.base import Tried
 from kpusim.operators.rowwise.mapping import Mapping
-from kpusim.operators.rowwise.work import Stream, Work, elements
+from kpusim.operators.rowwise.work import Dimension, Stream, Work, elements
 from kpusim.operators.steps import Step
 
-__all__ = ["Cost", "Found", "choose", "explained"]
+__all__ = ["Cost", "Found", "choose", "explained", "mappings"]
 
 SHOWN = 8  # mappings in the table of --explain
 NEAR = 1.01  # among mappings so near to the fastest the one with the fewest instructions is taken
@@ -80,7 +81,7 @@ def choose(work: Work, machine: Machine, mapping: Mapping | None = None) -> Foun
         _check(mapping, work, machine)
         found = cost(work, mapping, machine)
         return Found(mapping, found, ((mapping, found),), forced=True)
-    weighed = [(each, cost(work, each, machine)) for each in dict.fromkeys(_mappings(work, machine))]
+    weighed = [(each, cost(work, each, machine)) for each in mappings(work, machine)]
     if not weighed:
         least = min(_smallest(work), key=lambda each: each.sram_bytes(work)).sram_bytes(work)
         raise UserError(
@@ -95,24 +96,27 @@ def choose(work: Work, machine: Machine, mapping: Mapping | None = None) -> Foun
 
 def _check(mapping: Mapping, work: Work, machine: Machine) -> None:
     """Raises UserError for a mapping that the operator or the machine cannot follow."""
-    for name, size in vars_of(mapping).items():
+    for name, size in attrs.asdict(mapping).items():
         if size < 1:
             raise UserError("a mapping counts from 1", where=name, found=size, allowed="1 or more")
+    pieces = ceil_div(work.columns, mapping.block_columns)
+    limits = {
+        "block_rows": (work.rows, "the rows"),
+        "block_columns": (work.columns, "the columns"),
+        "row_tiles": (mapping.blocks(work), "the blocks of rows"),
+        "column_tiles": (pieces if work.independent else 1, "the pieces of a row that need not know of each other"),
+        "column_slots": (mapping.pieces(work), "the pieces of a tile"),
+    }
+    for name, (most, what) in limits.items():
+        if getattr(mapping, name) > most:
+            raise UserError("more than there are", where=name, found=getattr(mapping, name), allowed=f"{most}, {what}")
+    if mapping.block_columns % work.unit and mapping.block_columns < work.columns:
+        allowed = f"multiples of {work.unit}"
+        raise UserError(
+            "a piece ends within a unit", where="block_columns", found=mapping.block_columns, allowed=allowed
+        )
     if mapping.tiles > machine.tiles.count:
         raise UserError("more tiles than the machine has", found=mapping.tiles, allowed=f"up to {machine.tiles.count}")
-    if mapping.block_columns % work.unit and mapping.block_columns < work.columns:
-        raise UserError(
-            "pieces of columns end within a unit", where="block_columns", found=mapping.block_columns,
-            allowed=f"multiples of {work.unit}",
-        )  # fmt: skip
-    for name, extent in (("block_rows", work.rows), ("block_columns", work.columns)):
-        if getattr(mapping, name) > extent:
-            raise UserError("more than there are", where=name, found=getattr(mapping, name), allowed=f"up to {extent}")
-    if not work.independent and mapping.column_tiles > 1:
-        raise UserError("a row stays in one tile", where="column_tiles", found=mapping.column_tiles, allowed="1")
-    if mapping.column_slots > mapping.pieces(work):
-        allowed = f"up to {mapping.pieces(work)}, one for each piece"
-        raise UserError("too many", where="column_slots", found=mapping.column_slots, allowed=allowed)
     if mapping.sram_bytes(work) > machine.sram.capacity_bytes:
         raise UserError(
             "the mapping does not fit into the SRAM of a tile", found=f"{mapping.sram_bytes(work)} bytes",
@@ -120,38 +124,42 @@ def _check(mapping: Mapping, work: Work, machine: Machine) -> None:
         )  # fmt: skip
 
 
-def vars_of(mapping: Mapping) -> dict[str, int]:
-    """Its numbers by name."""
-    return {name: getattr(mapping, name) for name in Mapping.__annotations__}
-
-
 def _smallest(work: Work) -> Iterator[Mapping]:
     for width in {work.unit, work.columns}:
         yield Mapping(1, 1, 1, width, 1, 1, 1)
 
 
-def _mappings(work: Work, machine: Machine) -> Iterator[Mapping]:
-    """Those that fit into the SRAM."""
-    tiles, capacity = machine.tiles.count, machine.sram.capacity_bytes
+def mappings(work: Work, machine: Machine) -> Iterator[Mapping]:
+    """Those that fit into the SRAM, of each shape of a block with as many slots as may be."""
+    tiles = machine.tiles.count
     for width in _widths(work):
-        pieces = ceil_div(work.columns, width)
-        across = _column_tiles(work, pieces, tiles)
-        for column_tiles in across:
+        for column_tiles in _column_tiles(work, ceil_div(work.columns, width), tiles):
             row_tiles = min(tiles // column_tiles, work.entries * work.rows)
             for rows in _heights(work, row_tiles):
-                bare = Mapping(min(row_tiles, work.entries * ceil_div(work.rows, rows)), column_tiles, rows, width)
-                yield from (each for each in _slots(bare, work) if each.sram_bytes(work) <= capacity)
+                blocks = work.entries * ceil_div(work.rows, rows)
+                bare = Mapping(min(row_tiles, blocks), column_tiles, rows, width)
+                for pairs in _slots(bare, work):
+                    yield from _first_that_fits(bare, work, machine, pairs)
 
 
-def _slots(bare: Mapping, work: Work) -> Iterator[Mapping]:
-    """With as many slots as may be: of inputs, of results, of what has no rows."""
+def _slots(bare: Mapping, work: Work) -> Iterator[list[tuple[int, int]]]:
+    """Slots of operands and of results, in several ways, the most first: few of each, or many that keep rows."""
+    yield [(slots, min(slots, 2)) for slots in SLOTS]
     pieces = bare.pieces(work)
-    pairs = [(slots, min(slots, 2)) for slots in SLOTS]
     if pieces > 1 and not bare.whole(work):
-        pairs += [(2 * pieces, pieces), *((pieces + more, 2) for more in (2, 1, 0))]
+        yield [(2 * pieces, pieces)]
+        yield [(pieces + more, 2) for more in (2, 1, 0)]
+
+
+def _first_that_fits(bare: Mapping, work: Work, machine: Machine, pairs: list[tuple[int, int]]) -> Iterator[Mapping]:
+    """Of slots in order; what has no rows stays if it can."""
+    pieces, columns = bare.pieces(work), bool(work.of_kind("column"))
     for slots, out_slots in pairs:
-        for staying in dict.fromkeys((pieces, min(2, pieces), 1)):
-            yield evolve(bare, slots=slots, out_slots=out_slots, column_slots=staying)
+        for staying in dict.fromkeys((pieces, min(2, pieces), 1)) if columns else (1,):
+            each = evolve(bare, slots=slots, out_slots=out_slots, column_slots=staying)
+            if each.sram_bytes(work) <= machine.sram.capacity_bytes:
+                yield each
+                return
 
 
 def _column_tiles(work: Work, pieces: int, tiles: int) -> list[int]:
@@ -236,12 +244,12 @@ def _vector(work: Work, mapping: Mapping, machine: Machine) -> int:
     return times * sum(_cycles(work, step, rows, mapping.block_columns, machine) for step in steps)
 
 
-@cache
-def _sizes(work: Work, step: Step) -> tuple[tuple[int, tuple[tuple[str, int, int, int] | int, ...]], ...]:
+@lru_cache(1024)
+def _sizes(work: Work, step: Step) -> tuple[tuple[int, tuple[Dimension, ...]], ...]:
     """(bits, dimensions) of a step's operands."""
     operands = work.operands
     return tuple(
-        (DTYPE_BITS[operands[work.buffer(name)].dtype], work.shape(name))  # type: ignore[misc]
+        (DTYPE_BITS[operands[work.buffer(name)].dtype], work.shape(name))
         for name in step.buffers
         if work.buffer(name) in operands
     )
@@ -249,7 +257,7 @@ def _sizes(work: Work, step: Step) -> tuple[tuple[int, tuple[tuple[str, int, int
 
 def _cycles(work: Work, step: Step, rows: int, columns: int, machine: Machine) -> int:
     """Cycles of one instruction."""
-    sizes = [(bits, elements(shape, rows, columns)) for bits, shape in _sizes(work, step)]  # type: ignore[arg-type]
+    sizes = [(bits, elements(shape, rows, columns)) for bits, shape in _sizes(work, step)]
     timing = vector_timer(machine, instruction_rows()[step.op].timing_class)
     return timing(max(count for _, count in sizes), sum(bits * count for bits, count in sizes) // 8)
 

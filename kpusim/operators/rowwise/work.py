@@ -7,6 +7,7 @@ meet in a few numbers a row at most (a mean, a greatest magnitude), differ in no
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 from attrs import frozen
 
@@ -130,7 +131,7 @@ class Sweep:
     joined: bool = True
 
 
-@frozen
+@frozen(eq=False)
 class Work:
     """One operator: `rows` of `columns` for each of `entries`.
 
@@ -162,11 +163,12 @@ class Work:
         """Sweeps over rows in pieces."""
         return self.sweeps or (Sweep(self.whole),)
 
-    def of_kind(self, kind: str, role: str) -> tuple[Stream, ...]:
-        """Its streams of that kind and role."""
-        return tuple(stream for stream in self.streams if (stream.kind, stream.role) == (kind, role))
+    def of_kind(self, kind: str) -> tuple[Stream | Temporary, ...]:
+        """Its buffers with a piece of each block, some elements of each row, or some of each column."""
+        kept = tuple(item for item in self.temporaries if kind == "column" and item.kept)
+        return *(stream for stream in self.streams if stream.kind == kind), *kept
 
-    @property
+    @cached_property
     def operands(self) -> dict[str, Stream | Temporary]:
         """All buffers by name, with those for what is found in one piece, to be joined in a total."""
         found: dict[str, Stream | Temporary] = {stream.name: stream for stream in self.streams}
