@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -13,6 +14,7 @@ from kpusim.errors import UserError
 from kpusim.fuzz.machines import PRESETS, draw_machine
 from kpusim.machine import Machine, load_machine
 from kpusim.operators import FAMILIES, Operator, make_operator, mapping_text, text_of
+from kpusim.operators.describe import describe
 from kpusim.simulate.run import CHUNK_BYTES
 
 __all__ = ["Case", "draw_case"]
@@ -79,18 +81,20 @@ def _draw_mapping(random: Random, text: str, machine: Machine) -> str:
         mapping: Any = operator.lower(machine).mapping
     except Exception:  # refused, or wrong: the case shows it without a mapping
         return ""
-    chosen, numbers = mapping, _numbers(mapping)
-    for _ in range(random.randint(1, STEPS) if numbers else 0):
-        name = random.choice(numbers)
-        value = getattr(mapping, name)
-        changed = evolve(mapping, **{name: random.choice((1, value - 1, value + 1, value // 2, 2 * value))})
+    chosen = mapping
+    for _ in range(0 if mapping is None else random.randint(1, STEPS)):
+        name, value = random.choice([*asdict(mapping).items()])
+        changed = evolve(mapping, **{name: random.choice(_others(operator, name, value))})
         mapping = mapping if _refuses(operator, machine, changed) else changed
     return "" if mapping == chosen else mapping_text(mapping)
 
 
-def _numbers(mapping: Any) -> list[str]:
-    """The names of a mapping's numbers."""
-    return [] if mapping is None else [name for name, value in asdict(mapping).items() if type(value) is int]
+def _others(operator: Operator, name: str, value: object) -> list[object]:
+    """What may stand in a mapping instead of a value: a number near it, a tensor, or what the operator's own takes."""
+    if isinstance(value, int):
+        return [value - 1, value + 1, value // 2, 2 * value]  # not 1 at once: a case is to be quick
+    own = (each.allowed.split(", ") for each in describe(operator.family).parameters if each.name == name)
+    return ["", *(port.name for port in operator.ports), *chain.from_iterable(own)]
 
 
 def _refuses(operator: Operator, machine: Machine, mapping: Any) -> bool:
