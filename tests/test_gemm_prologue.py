@@ -188,7 +188,7 @@ def test_a_is_read_once_and_the_weight_once_a_round():
 def test_the_estimate_knows_it(text):
     machine, gemm = preset(EDGE), make_operator(text)
     found = search(gemm.problem, machine)
-    assert run(gemm, machine, found.mapping).cycles == pytest.approx(found.cost.cycles, rel=0.1)
+    assert run(gemm, machine, found.mapping).cycles == pytest.approx(found.cost.cycles, rel=0.12)
 
 
 def test_where_results_are_narrow_the_vector_engine_decides():

@@ -7,12 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kpusim.errors import UserError
 from kpusim.operators.activations import ACTIVATIONS
 from kpusim.operators.base import Operator
-from kpusim.operators.gemm.problem import PROLOGUES
 from kpusim.operators.registry import build_operator
 
 __all__ = ["RULES", "Fused", "fuse", "partners"]
@@ -68,11 +67,11 @@ def _changed(operator: Any, **changes: object) -> Operator:
 
 
 def _needs(operator: Any, **options: object) -> None:
-    """Raises UserError where an option is another: it would come between the two."""
+    """Raises UserError where an option is another: what it asks for would have to happen between the two."""
     for name, value in options.items():
         if getattr(operator, name, value) != value:
             raise UserError(
-                f"{name} of {operator.family} stands between the two",
+                f"a {operator.family} with this {name} does not fuse",
                 found=f"{name}={getattr(operator, name)}", allowed=f"{name}={value}",
             )  # fmt: skip
 
@@ -92,7 +91,7 @@ def _dtype_at(operator: Operator, name: str) -> str:
 
 
 def _normalized(norm: Any, gemm: Any, port: str) -> Fused:
-    """norm, gemm: the prologue of the GEMM."""
+    """norm, GEMM: its prologue."""
     _only(port, "a", "a GEMM normalises A on its way, nothing else")
     _needs(norm, residual=False, activation="none", weight=True, bias=norm.family != "rmsnorm")
     _needs(gemm, prologue="none")
@@ -101,32 +100,60 @@ def _normalized(norm: Any, gemm: Any, port: str) -> Fused:
     return Fused(operator, _own(gemm, SECOND, "a") | {"a": (FIRST, "x")} | vectors)
 
 
-def _activated(gemm: Any, activation: Any, _: str) -> Fused:
-    """gemm, activation: the activation of its epilogue."""
-    _needs(gemm, activation="none", residual=False)
-    operator = _changed(gemm, activation=activation.family, out_dtype=_dtype_at(activation, "out"))
-    return Fused(operator, _own(gemm, FIRST, "out") | {"out": (SECOND, "out")})
+def _activated(first: Any, activation: Any, _: str) -> Fused:
+    """A GEMM or a norm, activation: the last of its epilogue."""
+    _needs(first, activation="none")
+    if first.family in GEMMS:
+        _needs(first, residual=False)  # is added behind the activation
+    return _ended(first, activation, activation=activation.family)
+
+
+def _cast(first: Any, cast: Any, _: str) -> Fused:
+    """A GEMM or a norm, cast: another out_dtype."""
+    return _ended(first, cast)
+
+
+def _ended(first: Any, second: Any, **changes: object) -> Fused:
+    """The first with other parameters, whose out is that of the second."""
+    operator = _changed(first, out_dtype=_dtype_at(second, "out"), **changes)
+    return Fused(operator, _own(first, FIRST, "out") | {"out": (SECOND, "out")})
 
 
 def _added(gemm: Any, add: Any, port: str) -> Fused:
     """gemm, add: the residual of its epilogue."""
     _needs(gemm, residual=False)
-    operator = _changed(gemm, residual=True, out_dtype=_dtype_at(add, "out"))
-    other = "b" if port == "a" else "a"
-    return Fused(operator, _own(gemm, FIRST, "out") | {"residual": (SECOND, other), "out": (SECOND, "out")})
+    both = _ended(gemm, add, residual=True)
+    return evolve(both, ports={**both.ports, "residual": (SECOND, "b" if port == "a" else "a")})
 
 
-def _cast(gemm: Any, cast: Any, _: str) -> Fused:
-    """gemm, cast: another out_dtype."""
-    operator = _changed(gemm, out_dtype=_dtype_at(cast, "out"))
-    return Fused(operator, _own(gemm, FIRST, "out") | {"out": (SECOND, "out")})
+def _normalized_sum(add: Any, norm: Any, _: str) -> Fused:
+    """add, norm: its residual; the sum is written, too."""
+    _needs(norm, residual=False)
+    operator = _changed(norm, residual=True)
+    sums = {"x": (FIRST, "a"), "residual": (FIRST, "b"), "sum": (FIRST, "out")}
+    return Fused(operator, _own(norm, SECOND, "x") | sums)
 
 
+def _turned(rope: Any, attention: Any, port: str) -> Fused:
+    """rope, attention: turns Q on its way."""
+    _only(port, "q", "attention turns only Q by itself: what the keys' cache holds is turned already")
+    _needs(rope, interleaved=False, head_dim=attention.head_dim)
+    _needs(attention, rope="none")
+    operator = _changed(attention, rope="q")
+    angles = {name: (FIRST, name) for name in ("cos", "sin")}
+    return Fused(operator, _own(attention, SECOND, "q") | {"q": (FIRST, "x")} | angles)
+
+
+GEMMS = "gemm", "grouped_gemm"
+ROW_NORMS = "rmsnorm", "layernorm"
+NORMS = *ROW_NORMS, "batchnorm"
 RULES: Mapping[tuple[str, str], Rule] = MappingProxyType(
     {
-        **{(name, "gemm"): _normalized for name in PROLOGUES[1:]},
-        **{("gemm", name): _activated for name in ACTIVATIONS[1:]},
-        ("gemm", "add"): _added,
-        ("gemm", "cast"): _cast,
+        **{(norm, gemm): _normalized for norm in NORMS for gemm in GEMMS},
+        **{(first, name): _activated for first in (*GEMMS, *NORMS) for name in ACTIVATIONS[1:]},
+        **{(first, "cast"): _cast for first in (*GEMMS, *NORMS)},
+        **{(gemm, "add"): _added for gemm in GEMMS},
+        **{("add", norm): _normalized_sum for norm in ROW_NORMS},
+        ("rope", "attention"): _turned,
     }
 )
