@@ -24,6 +24,7 @@ from kpusim.operators.rowwise.work import ROWS, Work
 __all__ = ["TopkRouting"]
 
 Wide = npt.NDArray[np.float64]
+NOTHING = 200.0  # e^-200 is 0 in fp32, whose least number is e^-103
 
 
 @frozen
@@ -135,21 +136,29 @@ class TopkRouting:
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """Softmax in float64, sorted."""
-        scores = inputs["scores"].astype(np.float64)
+        chosen, best, counted = self._powers(inputs["scores"].astype(np.float64))
+        return {"weights": best / counted.sum(axis=1, keepdims=True), "chosen": chosen.astype(np.float64)}
+
+    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
+        """e^x is off by |x| u and a rounding of its own, a sum of n by gamma_n, the quotient by three roundings."""
+        u = unit_roundoff("fp32")
+
+        def off(powers: Wide) -> Wide:
+            shifts = np.minimum(-np.log(np.maximum(powers, np.exp(-NOTHING))), NOTHING)
+            return powers * np.expm1((shifts + 2) * u) + smallest("fp32")
+
+        _, best, counted = self._powers(inputs["scores"].astype(np.float64))
+        total, total_off = (each.sum(axis=1, keepdims=True) for each in (counted, off(counted)))
+        total_off = total_off + gamma(counted.shape[1], "fp32") * (total + total_off)
+        weights = best / total
+        bound = (off(best) + weights * total_off) / (total - total_off)
+        return {
+            "weights": bound + gamma(3, "fp32") * (weights + bound), "chosen": np.zeros((self.tokens, self.k))
+        }  # fmt: skip
+
+    def _powers(self, scores: Wide) -> tuple[npt.NDArray[np.int64], Wide, Wide]:
+        """The chosen experts; exponentials of their scores less the greatest one; those that are added up."""
         chosen = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         best = np.take_along_axis(powers, chosen, axis=1)
-        total = (powers if self.softmax == "before" else best).sum(axis=1, keepdims=True)
-        return {"weights": best / total, "chosen": chosen.astype(np.float64)}
-
-    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
-        """Relative: e^x is off by |x| u and a rounding, a sum of n by gamma_n, the quotient by two more."""
-        scores, u = inputs["scores"].astype(np.float64), unit_roundoff("fp32")
-        counted = self.experts if self.softmax == "before" else self.k
-        power = np.expm1(np.ptp(scores, axis=1, keepdims=True) * u) + 2 * u
-        total = (1 + power) * (1 + gamma(counted + 2, "fp32")) - 1
-        weights = self.reference(inputs)["weights"]
-        bound = (1 + power) / (1 - total) * (1 + 2 * u) - 1
-        return {
-            "weights": bound * weights + counted * smallest("fp32"), "chosen": np.zeros((self.tokens, self.k))
-        }  # fmt: skip
+        return chosen, best, powers if self.softmax == "before" else best
