@@ -1,7 +1,10 @@
 """Attention lowered: on data against float64, in every form, on every machine; and what each form costs."""
 
+import re
+from pathlib import Path
 from random import Random
 
+import attrs
 import pytest
 from gemms import EDGE, PRESETS, TINY, preset, variant
 from hypothesis import assume, given, settings
@@ -13,9 +16,12 @@ from kpusim.isa import assemble, disassemble
 from kpusim.isa.check import check_program
 from kpusim.machine.limits import limits_of
 from kpusim.operators import make_operator, text_of
+from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.attention.operator import Attention, Mla
 from kpusim.operators.attention.search import search
+from kpusim.plan import operator_plan
 from kpusim.simulate.run import simulate
+from kpusim.simulate.workload import run_plans
 
 MACHINES = [
     "tiles.rows=1 tiles.columns=1 sram.capacity=16KiB",
@@ -122,3 +128,20 @@ def test_many_more_on_every_machine(seed):
             continue
         machine = random.choice([*map(preset, PRESETS[:2]), *map(variant, MACHINES)])
         executed_if_it_fits(attention, machine)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "attention.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", PAGE.split("```")[1].strip().splitlines())
+def test_examples_on_the_page_run(text):
+    (run,) = run_plans((operator_plan(make_operator(text), preset(EDGE)),))
+    assert run.cycles > 0
+
+
+def test_every_parameter_and_key_is_told():
+    told = set(re.findall(r"`(\w+)[`=]", PAGE))
+    for kind in (Attention, Mla, Mapping):
+        assert {field.name for field in attrs.fields(kind)} <= told
