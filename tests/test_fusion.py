@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kpusim.errors import UserError
 from kpusim.operators import FAMILIES, make_operator
+from kpusim.operators.describe import describe
 from kpusim.operators.fusion import RULES, fuse, partners
 from kpusim.plan import parse_workload, plan_workload
 from kpusim.report.execute import verify_step
@@ -281,3 +282,9 @@ def test_the_port_that_is_read_matters():
         assert both.ports["residual"] == (1, other)
     with pytest.raises(UserError, match="a GEMM normalises A on its way, nothing else; found 'port b'"):
         fuse(make_operator("rmsnorm(rows=8, columns=8)"), gemm, "b")
+
+
+def test_a_family_says_what_it_fuses_with():
+    assert describe("rope").fusions == ("rope + attention",)
+    assert "rmsnorm + gemm" in describe("gemm").fusions
+    assert not describe("gather").fusions

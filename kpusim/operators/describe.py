@@ -10,6 +10,7 @@ import attrs
 from attrs import frozen
 
 from kpusim.operators.base import Example, Port
+from kpusim.operators.fusion import RULES
 from kpusim.operators.registry import FAMILIES, allowed_by, make_operator
 
 __all__ = ["Description", "Parameter", "describe", "value_text"]
@@ -31,7 +32,7 @@ class Parameter:
 class Description:
     """A family. summary: a line; text: the paragraphs behind it. parameters: first those that must be given.
 
-    ports: all that its examples have, inputs first.
+    ports: all that its examples have, inputs first. fusions: what it becomes one operator with, before or behind it.
     """
 
     family: str
@@ -40,6 +41,7 @@ class Description:
     parameters: tuple[Parameter, ...]
     ports: tuple[Port, ...]
     examples: tuple[Example, ...]
+    fusions: tuple[str, ...]
 
 
 def describe(family: str) -> Description:
@@ -56,6 +58,7 @@ def describe(family: str) -> Description:
         parameters=tuple(map(_parameter, fields)),
         ports=tuple(sorted(ports, key=lambda port: port.role != "in")),
         examples=kind.examples,
+        fusions=tuple(f"{one} + {two}" for one, two in RULES if family in (one, two)),
     )
 
 

@@ -51,6 +51,8 @@ def _section(family: Description) -> Iterator[str]:
         yield f"| `{each.name}` | {f'`{each.default}`' if each.default else ''} | {_cell(each.allowed)} |"
     yield from ("", "| tensor | | is |", "|---|---|---|")
     yield from (f"| `{port.name}` | {port.role} | {port_text(port)} |" for port in family.ports)
+    if family.fusions:
+        yield from ("", f"Behind the [boundary](model.md#a-workloads-timeline) `fused`: {', '.join(family.fusions)}.")
     yield from ("", "| example | shows |", "|---|---|")
     yield from (f"| `{run_line(each.text)}` | {_cell(each.shows)} |" for each in family.examples)
     yield ""

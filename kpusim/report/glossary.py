@@ -77,7 +77,8 @@ def _operators() -> Iterator[Entry]:
             for number, each in enumerate(family.examples, start=1)
         ]
         text = "\n\n".join([family.summary, *family.text])
-        yield Entry(family.family, "operator", text, (*parameters, *ports, *examples))
+        fused = [("fuses", ", ".join(family.fusions))] if family.fusions else []
+        yield Entry(family.family, "operator", text, (*parameters, *ports, *fused, *examples))
 
 
 def _stalls() -> Iterator[Entry]:
