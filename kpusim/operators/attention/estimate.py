@@ -44,13 +44,14 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     """Of a mapping that fits.
 
     A block of keys takes the longer of the matrix engine, the vector engine and its way from HBM where the variant is
-    pipelined, and their sum otherwise; a team does one after the other.
+    pipelined, and their sum otherwise; a team does one after the other. Between two items a pipeline waits for what the
+    scores of the next cannot hide; behind the last block nothing hides anything.
     """
     items, blocks = _team(mapping, problem, machine)
     matrix, drain = _matrix(mapping, problem, machine)
     vector, item = _vector(mapping, problem, machine)
     moved = streamed_bytes(mapping, problem, machine)
-    arrival = _arrival(mapping, problem, machine)
+    arrival = _arrival(mapping, problem, machine, matrix + vector + drain)
     step = max(matrix, vector) if mapping.ahead else matrix + vector + drain
     parts = {
         "matrix compute": blocks * matrix,
@@ -58,16 +59,11 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
         "DMA engine": blocks * arrival,
         "HBM": hbm_bound_cycles(machine, moved + problem.query_bytes),
     }
-    bubble = matrix + vector + drain + item if mapping.ahead else item + drain
-    busy = max(blocks * max(step, arrival), parts["HBM"], parts["vector engine"]) + items * bubble // (
-        2 if items > 1 else 1
-    )
-    return Cost(
-        busy + _ends(mapping, problem, machine, arrival),
-        parts,
-        moved + problem.query_bytes,
-        blocks * _tiles(mapping, problem, machine),
-    )
+    between = max(drain + item + vector - matrix // 2, 0) if mapping.ahead else drain + item
+    busy = max(blocks * max(step, arrival), parts["HBM"], parts["vector engine"]) + (items - 1) * between
+    last = matrix + vector + drain + item
+    cycles = busy + last + _ends(mapping, problem, machine, arrival)
+    return Cost(cycles, parts, moved + problem.query_bytes, blocks * _tiles(mapping, problem, machine))
 
 
 def streamed_bytes(mapping: Mapping, problem: Problem, machine: Machine) -> int:
@@ -140,8 +136,11 @@ def _vector(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, 
     return block, item
 
 
-def _arrival(mapping: Mapping, problem: Problem, machine: Machine) -> int:
-    """Cycles from one block of keys and values to the next, over DMA engines, SRAM ports and the latency of HBM."""
+def _arrival(mapping: Mapping, problem: Problem, machine: Machine, work: int) -> int:
+    """Cycles from one block of keys and values to the next, over DMA engines, SRAM ports and the latency of HBM.
+
+    work: cycles for which a block is held when it is there.
+    """
     dma, streams = machine.dma, mapping.teams(problem, machine.tiles.count) * mapping.splits
     size = mapping.block_keys * problem.key_bytes
     engines = machine.dma_engines
@@ -149,7 +148,7 @@ def _arrival(mapping: Mapping, problem: Problem, machine: Machine) -> int:
     transfer = ceil(size * own / dma.bytes_per_cycle)
     latency = dma.setup_cycles + machine.hbm.closed_read_cycles + machine.sram.latency_cycles
     port = ceil(size / min(machine.sram.ports.dma, machine.noc.bytes_per_cycle))
-    return max(transfer, port, ceil_div(latency + transfer, mapping.slots))
+    return max(transfer, port, ceil_div(latency + transfer + work, mapping.slots))
 
 
 def _tiles(mapping: Mapping, problem: Problem, machine: Machine) -> int:

@@ -21,8 +21,9 @@ __all__ = ["QUEUES", "VARIANTS", "Found", "io_bound", "mappings", "search"]
 QUEUES = 4  # of a DMA engine: keys, values, queries, results
 VARIANTS = ("pipelined", "flash")
 SPARE = 0.04  # of the cycles are given for less HBM traffic (chosen: what a mapping's estimate is right to)
-NEAR = 0.01  # so near to each other, the fewest instructions win
+NEAR = 0.01  # of what the engines take, and a quarter as much of HBM's, is given for fewer instructions
 ROWS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+SLOTS = (2, 3, 4)
 KEYS = (512, 256, 128, 64, 32, 16, 8, 4)
 
 
@@ -61,8 +62,10 @@ def search(problem: Problem, machine: Machine, variant: str = "auto", mapping: M
     near = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * (1 + SPARE)]
     least = min(estimate.hbm_bytes for _, estimate in near)
     lean = [item for item in near if item[1].hbm_bytes <= least * 1.05]
-    simple = [item for item in lean if item[1].cycles <= lean[0][1].cycles * (1 + NEAR)]
-    best, estimate = min(simple, key=lambda item: (item[1].blocks, item[1].cycles))
+    parts = lean[0][1].parts
+    slack = NEAR * (max(parts["matrix compute"], parts["vector engine"]) + parts["HBM"] / 4)
+    simple = [item for item in lean if item[1].cycles <= lean[0][1].cycles + slack]
+    best, estimate = min(simple, key=lambda item: (item[1].blocks, -item[0].slots, item[1].cycles))
     return Found(best, estimate, tuple(weighed))
 
 
@@ -160,7 +163,7 @@ def _spread(problem: Problem, machine: Machine, heads: int, tokens: int, keys: i
             most = min(max(room, 1), min(band_lengths(problem, outline)))
             splits = {1, most} if tokens == 1 or heads == 1 else {1}
             for each in sorted(splits):
-                yield from (evolve(outline, splits=each, slots=slots) for slots in (2, 3))
+                yield from (evolve(outline, splits=each, slots=slots) for slots in SLOTS)
         if along * tokens >= problem.queries:
             break
         along *= 2
