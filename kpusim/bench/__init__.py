@@ -15,6 +15,7 @@ from kpusim.bench.decode import decode1, decode32
 from kpusim.bench.gathers import gather_bandwidth
 from kpusim.bench.gemms import gemm_dataflows, gemm_dtypes, gemm_forms, gemm_machines
 from kpusim.bench.measure import Pairs
+from kpusim.bench.memory import memory_bound
 from kpusim.bench.simulator import array128, gemm4096, gemm4096_edge, gemm4096_folds, memory, trace, unit
 
 __all__ = ["GROUPS", "TARGETS", "Target", "target_of"]
@@ -66,7 +67,7 @@ GROUPS: Mapping[str, Callable[[], Pairs]] = MappingProxyType(
         group.__name__: group
         for group in (
             unit, gemm4096, gemm4096_folds, gemm4096_edge, trace, memory, array128, decode1, decode32, gemm_dtypes,
-            gemm_dataflows, gemm_machines, gemm_forms, gather_bandwidth,
+            gemm_dataflows, gemm_machines, gemm_forms, gather_bandwidth, memory_bound,
         )
     }
 )  # fmt: skip

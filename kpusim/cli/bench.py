@@ -23,7 +23,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
     \b
     Groups: unit, gemm4096, gemm4096_folds, gemm4096_edge, trace, memory, array128, decode1, decode32,
-    gemm_dtypes, gemm_dataflows, gemm_machines, gemm_forms.
+    gemm_dtypes, gemm_dataflows, gemm_machines, gemm_forms, gather_bandwidth, memory_bound.
 
     \b
     JSON: {key: number}:
@@ -39,6 +39,8 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
       gemm_GROUP.ROW.cycles, .matrix_utilisation, .roofline_over_cycles (those of the higher bound: arrays, HBM),
         .traffic_over_bound, .estimate_over_cycles (what the mapping was chosen by), .plain_equals_local (1: the modes
         agree in everything); such as gemm_dtypes.fp8_e4m3, gemm_machines.kpu-edge_decode32, gemm_forms.grouped_zipf
+      memory_bound.MACHINE.OPERATOR.wall_in_timeouts, .cycles, .bandwidth_over_mix (bytes/cycle, over what HBM reaches
+        for streams of as many reads and writes)
 
     \b
     Example:

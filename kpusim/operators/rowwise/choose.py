@@ -22,7 +22,7 @@ from kpusim.operators.steps import Step
 __all__ = ["Cost", "Found", "choose", "explained", "mappings"]
 
 SHOWN = 8  # mappings in the table of --explain
-NEAR = 1.01  # among mappings so near to the fastest the one with the fewest instructions is taken
+NEAR = 1.005  # among mappings so near to the fastest the one with the fewest instructions is taken
 ROWS_AT_ONCE = 1024  # rows of a block at most: a block of more is long to wait for
 SLOTS = (3, 2, 1)
 OPENED = 1.5  # HBM rows that are opened anew for each stretch; of 4 to 32 KiB, measured on kpu-datacenter

@@ -86,7 +86,7 @@ class Traffic:
             streams = [stream for stream in self.work.streams if stream.role == role]
             turns = [stream for stream in streams if not self._stays(stream)]
             for queue in range(half):
-                nodes = self._columns(streams) if queue == 0 and role == "in" else ()
+                nodes = self._columns(streams) if queue == half - 1 and role == "in" else ()
                 nodes += over_steps(self.work, self.map, body(turns[queue::half]))
                 if nodes:
                     found.append(self.seat.section(first + queue, nodes))
