@@ -10,7 +10,7 @@ from kpusim.errors import UserError
 from kpusim.operators import FAMILIES, make_operator
 from kpusim.operators.describe import describe
 from kpusim.operators.fusion import RULES, fuse, partners
-from kpusim.plan import parse_workload, plan_workload
+from kpusim.plan import load_workload, parse_workload, plan_workload
 from kpusim.report.execute import verify_step
 from kpusim.simulate.workload import run_plans
 
@@ -288,3 +288,14 @@ def test_a_family_says_what_it_fuses_with():
     assert describe("rope").fusions == ("rope + attention",)
     assert "rmsnorm + gemm" in describe("gemm").fusions
     assert not describe("gather").fusions
+
+
+def test_a_whole_decoder_layer():
+    """The workload that comes with kpusim, small enough for data: every fold and what stands between."""
+    sizes = {"tokens": 24, "hidden": 64, "heads": 4, "kv_heads": 2, "head_size": 16, "intermediate": 48}
+    (plan,) = plan_workload(load_workload("llama3-8b-layer-fused"), preset(EDGE), sizes)
+    assert [step.name for step in plan.steps] == [
+        "norm_k+k", "rope_k", "norm_v+v", "norm_q+q", "rope_q+attention", "o+add_x", "norm_h+gate_up", "swiglu",
+        "down+add_h",
+    ]  # fmt: skip
+    measured(plan)
