@@ -1,8 +1,12 @@
 """What operators by index move, counted on paper; the machines and mappings they run on; what they refuse."""
 
+import re
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
-from attrs import evolve
+from attrs import evolve, fields
 from listings import DATACENTER, EDGE, MACHINES, TINY, execute, preset, variant
 
 from kpusim.errors import UserError
@@ -11,8 +15,12 @@ from kpusim.isa import assemble
 from kpusim.isa.check import check_program
 from kpusim.machine.limits import limits_of
 from kpusim.operators import make_operator, text_of
-from kpusim.operators.gather import Gather, Scatter
+from kpusim.operators.gather import Gather, GatherNd, Scatter, ScatterAdd
+from kpusim.operators.gather.mapping import Mapping
+from kpusim.operators.moe import MoeCombine, Permute, TopkRouting
 from kpusim.simulate.run import simulate
+from kpusim.streams.mix import mix_bandwidth
+from kpusim.streams.requests import Stream
 
 # --- traffic ----------------------------------------------------------------------------------------------------------
 
@@ -187,3 +195,51 @@ end
     run = simulate(program, machine, plain=True, watcher=executor)
     assert executor.outputs()["O"].tolist() == [3, -2, 2**31 - 1, 7, -(2**31)]  # saturated
     assert run.counters["hbm.read_bytes"] == 40
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+PAGES = {name: (Path(__file__).parents[1] / "docs" / f"{name}.md").read_text("utf-8") for name in ("gather", "moe")}
+EXAMPLES = [text for page in PAGES.values() for text in page.split("```")[1].strip().splitlines()]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_run(text):
+    machine = preset(EDGE)
+    run = simulate(make_operator(text).lower(machine).program, machine)
+    assert run.counters["hbm.write_bytes"] > 0
+
+
+def test_every_parameter_and_key_is_told():
+    for name, kinds in (
+        ("gather", (Gather, GatherNd, Scatter, ScatterAdd, Mapping)),
+        ("moe", (TopkRouting, Permute, MoeCombine)),
+    ):
+        told = set(re.findall(r"`(\w+)`", PAGES[name]))
+        assert {field.name for kind in kinds for field in fields(kind)} <= told
+        assert {kind.family for kind in kinds if kind is not Mapping} <= told
+
+
+# --- bandwidth --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mix_of_reads_alone_is_nearly_all_that_is_attainable():
+    machine = preset(EDGE)
+    reads = Stream("sequential", 16384, 16384, 16384, 1 << 26)
+    writes = evolve(reads, writes=Fraction(1))
+    attainable = float(machine.hbm.attainable_bytes_per_cycle)
+    alone, mixed = mix_bandwidth(machine, [reads]), mix_bandwidth(machine, [reads, writes])
+    assert 0.97 * attainable < alone <= 1.001 * float(machine.hbm.peak_bytes_per_cycle)
+    assert mixed < 0.95 * alone  # the bus turns around
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [EDGE, DATACENTER])
+def test_wide_rows_reach_what_their_reads_and_writes_can(machine):
+    """64 MiB of random rows of 4 KiB."""
+    machine, rows = preset(machine), 1 << 14
+    run = simulate(Gather(2 * rows, 2048, rows).lower(machine).program, machine)
+    moved = run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"]
+    reads = Stream("random", 16384, 4096, 4096, 2 * rows * 4096)
+    writes = Stream("sequential", 16384, 16384, 16384, rows * 4096, Fraction(1))
+    assert moved / run.cycles >= 0.95 * mix_bandwidth(machine, (reads, writes))
