@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import attrs
+import numpy as np
 import pytest
 from gemms import EDGE, PRESETS, TINY, preset, variant
 from hypothesis import assume, given, settings
@@ -54,6 +55,7 @@ def execute(attention, machine, mapping=None):
 
 def drawn(family, random):
     attention = family.draw(random)
+    assume(attention.variant != "unfused")  # its parts are other families
     try:
         attention.check()
     except UserError:
@@ -69,7 +71,7 @@ def executed_if_it_fits(attention, machine):
         assert machine.name == TINY
 
 
-@settings(max_examples=20)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False), st.sampled_from(MACHINES))
 def test_every_form_on_small_machines(random, changes):
     executed_if_it_fits(drawn(Attention, random), variant(changes))
@@ -110,6 +112,28 @@ def test_every_machine(name, text):
     execute(make_operator(text), preset(name))
 
 
+@pytest.mark.parametrize("size", [1e4, -1e4, 1e30])
+@pytest.mark.parametrize("text", [
+    "attention(queries=20, keys=12, head_dim=4, mask=causal, scale=1.0, variant=flash)",  # the first 8 see nothing
+    "attention(queries=20, keys=12, head_dim=4, mask=causal, scale=1.0, dtype=fp32, variant=pipelined)",
+    "attention(queries=1, keys=300, head_dim=4, scale=1.0, dtype=fp32)",
+    "attention(queries=1, keys=300, head_dim=4, scale=1.0, window=9, mask=causal)",
+])  # fmt: skip
+def test_large_scores_and_rows_without_keys_are_no_nan(text, size):
+    attention, machine = make_operator(text), variant(MACHINES[1])
+    program = attention.lower(machine).program
+    inputs = random_inputs(program, 3)
+    inputs["q"] = (np.sign(inputs["q"].astype(np.float32)) * size).astype(inputs["q"].dtype)
+    executor = Executor(program, machine, inputs)
+    simulate(program, machine, plain=True, watcher=executor)
+    out = executor.outputs()["out"].astype(np.float64)
+    reference, bound = attention.reference(inputs)["out"], attention.error_bound(inputs)["out"]
+    assert np.isfinite(out).all()
+    assert compare(executor.outputs()["out"], reference, attention.out_dtype, bound=bound).passed
+    if attention.queries > attention.keys:
+        assert not out[0, : attention.queries - attention.keys].any()
+
+
 @pytest.mark.parametrize("text", [example.text for family in (Attention, Mla) for example in family.examples])
 def test_examples_are_operators(text):
     operator = make_operator(text)
@@ -125,6 +149,8 @@ def test_many_more_on_every_machine(seed):
         try:
             attention.check()
         except UserError:
+            continue
+        if attention.parts:
             continue
         machine = random.choice([*map(preset, PRESETS[:2]), *map(variant, MACHINES)])
         executed_if_it_fits(attention, machine)

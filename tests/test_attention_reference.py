@@ -227,6 +227,7 @@ def test_most_random_ones_are_possible():
         assert sum(1 for each in attentions if getattr(each, name)) > 10, name
     assert sum(1 for each in attentions if each.layout == "tokens") > 10
     assert sum(1 for each in attentions if each.rope != "none") > 10
+    assert sum(1 for each in attentions if each.parts) > 10
 
 
 # --- how far a kernel may be off ------------------------------------------------------------------------------------

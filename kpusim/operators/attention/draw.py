@@ -36,6 +36,8 @@ def draw_attention(random: Random) -> dict[str, Any]:
         found["scale_group"] = 32 if found.get("page") or found.get("block") else random.choice((4, 8, 32))
     if random.random() < 0.2:
         found["rope"] = "q" if found.get("page") or found.get("kv_dtype") else random.choice(("q", "qk"))
+    elif source == "plain" and "kv_dtype" not in found and random.random() < 0.3:
+        found["variant"] = "unfused"
     return found
 
 
