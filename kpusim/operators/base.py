@@ -15,7 +15,19 @@ from kpusim.isa.layout import Layout
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
-__all__ = ["ROW_MAJOR", "Example", "Family", "Layouts", "Lowered", "Operator", "Part", "Port", "Tried", "parts_of"]
+__all__ = [
+    "ROW_MAJOR",
+    "Equal",
+    "Example",
+    "Family",
+    "Layouts",
+    "Lowered",
+    "Operator",
+    "Part",
+    "Port",
+    "Tried",
+    "parts_of",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -49,17 +61,27 @@ class Tried:
 
 
 @frozen
+class Equal:
+    """One of `copies` equal shares of a program, on tiles and DMA engines of its own, that hardly meet."""
+
+    program: Program
+    copies: int
+
+
+@frozen
 class Lowered:
     """A program and why it looks as it does.
 
     choices: (what, value, reason) rows for `--explain`. mapping: the one that it follows, a value of the family's
-    `mapping_type`. tried: the best of those weighed, the fastest first.
+    `mapping_type`. tried: the best of those weighed, the fastest first. equal: where a part of the program tells its
+    time, that part.
     """
 
     program: Program
     choices: tuple[tuple[str, str, str], ...]
     mapping: Any = None
     tried: tuple[Tried, ...] = ()
+    equal: Equal | None = None
 
 
 class Operator(Protocol):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from kpusim.machine import FrontEnd, Machine
 from kpusim.operators import Lowered
 from kpusim.plan import Memory, Plan, Step
+from kpusim.simulate.equal import times
 from kpusim.simulate.releases import RowNumbers
 from kpusim.simulate.run import CHUNK_BYTES, Run, simulate
 from kpusim.simulate.spans import Rows, SpanBuffer
@@ -24,18 +25,23 @@ __all__ = ["Executed", "Listener", "OpTime", "Options", "PlanRun", "Timeline", "
 
 @frozen
 class Options:
-    """How to simulate: `plain` makes every instruction an event, a DMA engine asks for `chunk_bytes` at once."""
+    """How to simulate: `plain` makes every instruction an event, a DMA engine asks for `chunk_bytes` at once.
+
+    whole: also what is equal to a part that tells its time.
+    """
 
     plain: bool = False
     chunk_bytes: int = CHUNK_BYTES
+    whole: bool = False
 
 
 @frozen(eq=False)
 class Executed:
-    """One lowered operator and what it took."""
+    """One lowered operator and what it took; `copies` equal shares of it, of which one was simulated."""
 
     lowered: Lowered
     run: Run
+    copies: int = 1
 
 
 @frozen(eq=False)
@@ -188,6 +194,10 @@ def _phase(address: int, machine: Machine) -> int:
 def _simulated(
     lowered: Lowered, addresses: list[int], plan: Plan, options: Options, listener: Listener | None
 ) -> Executed:
+    if lowered.equal is not None and not options.whole:
+        share, copies = evolve(lowered, program=lowered.equal.program, equal=None), lowered.equal.copies
+        executed = _simulated(share, addresses, plan, options, listener)
+        return Executed(lowered, times(executed.run, copies), copies)
     if listener is None:
         run = simulate(lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes)
         return Executed(lowered, run)

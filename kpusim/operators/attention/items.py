@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from heapq import heapreplace
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -57,23 +58,39 @@ class Schedule:
 
 @cache
 def schedule(problem: Problem, mapping: Mapping, tiles: int) -> Schedule:
-    """Items dealt to the teams of `tiles` tiles: the longest first, each to the team with least to do."""
-    rows = range(0, problem.queries, mapping.band)
-    lengths = dict(zip(rows, band_lengths(problem, mapping), strict=True))
-    order = sorted(((row, entry) for row in rows for entry in range(problem.entries)), key=lambda at: -lengths[at[0]])
-    teams: list[list[tuple[int, int]]] = [[] for _ in range(mapping.teams(problem, tiles))]
-    load = [(0, team) for team in range(len(teams))]
-    for row, entry in order:
-        blocks, team = load[0]
-        heapreplace(load, (blocks + lengths[row], team))
-        teams[team].append((row, entry))
+    """Items dealt to the teams of `tiles` tiles: the longest first, each to the team with least to do.
+
+    Where as many teams can take each sequence of keys, or each team as many, they do, if that takes no longer: then all
+    do the same.
+    """
+    lengths = band_lengths(problem, mapping)
+    teams, entries = mapping.teams(problem, tiles), problem.entries
+    dealt = _dealt(lengths, range(entries), teams)
+    shares = gcd(teams, entries)
+    if shares == min(teams, entries):
+        each = entries // shares
+        apart = [_dealt(lengths, range(i * each, (i + 1) * each), teams // shares) for i in range(shares)]
+        if apart[0][1] <= dealt[1]:
+            dealt = [team for share, _ in apart for team in share], apart[0][1]
     return Schedule(
         tuple(
-            tuple(_item(problem, mapping, entry, row, part) for row, entry in items)
-            for items in teams
+            tuple(_item(problem, mapping, entry, band * mapping.band, part) for band, entry in items)
+            for items in dealt[0]
             for part in range(mapping.splits)
         )
     )
+
+
+def _dealt(lengths: tuple[int, ...], entries: range, teams: int) -> tuple[list[list[tuple[int, int]]], int]:
+    """((band, entry) of each team, blocks of the one with most)."""
+    order = sorted(((band, entry) for band in range(len(lengths)) for entry in entries), key=lambda at: -lengths[at[0]])
+    found: list[list[tuple[int, int]]] = [[] for _ in range(teams)]
+    load = [(0, team) for team in range(teams)]
+    for band, entry in order:
+        blocks, team = load[0]
+        heapreplace(load, (blocks + lengths[band], team))
+        found[team].append((band, entry))
+    return found, max(load)[0]
 
 
 def band_lengths(problem: Problem, mapping: Mapping) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.attention import combine, loads, multiply, softmax
+from kpusim.operators.attention.equal import equal_team
 from kpusim.operators.attention.explain import choices, tried
 from kpusim.operators.attention.grid import Grid, once
 from kpusim.operators.attention.mapping import Mapping, wanted
@@ -65,7 +66,8 @@ def lower(
         tables=(*grid.tables.values(), *grid.list_table()),
         sections=tuple(sections),
     )
-    return Lowered(program, choices(problem, machine, found), found.mapping, tried(problem, found))
+    equal = equal_team(grid, program, found.cost, seats[0], each)
+    return Lowered(program, choices(problem, machine, found), found.mapping, tried(problem, found), equal)
 
 
 def _results(grid: Grid, seat: Seat) -> Section:
