@@ -112,6 +112,11 @@ def test_every_machine(name, text):
     execute(make_operator(text), preset(name))
 
 
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)])
+def test_head_sizes_of_models(head_dim, value_dim):
+    execute(Attention(40, 72, head_dim, value_dim=value_dim, mask="causal"), preset(EDGE))
+
+
 @pytest.mark.parametrize("size", [1e4, -1e4, 1e30])
 @pytest.mark.parametrize("text", [
     "attention(queries=20, keys=12, head_dim=4, mask=causal, scale=1.0, variant=flash)",  # the first 8 see nothing
