@@ -93,7 +93,7 @@ WIDE = [(f'{name} = {{ role = "{role}"', f'{name} = {{ dtype = "fp32", role = "{
     ([('family = "add"', 'family = "mul"')],
      "up and sum do not fuse: no lowering fuses gemm into mul; allowed: gemm + relu, gemm + gelu"),
     ([('b = "w", out = "q" }', 'b = "w", residual = "s", out = "q" }\noptions = { residual = true }')],
-     "up and sum do not fuse: a gemm with this residual does not fuse; found 'residual=True'; allowed: residual=False"),
+     "up and sum do not fuse: gemm with this residual does not fuse; found 'residual=True'; allowed: residual=False"),
     (WIDE, "the fused gemm reads and writes residual as bf16 [64, 128]; found 'fp32 [64, 128] at port b of add'"),
     ([('q = { role = "activation"', 'q = { role = "output"')],
      "up+sum does not write q, an output; allowed: launch, barrier"),

@@ -71,7 +71,7 @@ def _needs(operator: Any, **options: object) -> None:
     for name, value in options.items():
         if getattr(operator, name, value) != value:
             raise UserError(
-                f"a {operator.family} with this {name} does not fuse",
+                f"{operator.family} with this {name} does not fuse",
                 found=f"{name}={getattr(operator, name)}", allowed=f"{name}={value}",
             )  # fmt: skip
 

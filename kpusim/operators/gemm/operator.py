@@ -128,7 +128,7 @@ class Matmul:
         """Of a prologue, what each element of A needs; of an epilogue nothing, which could not be the roof."""
         elements = max(self.problem.batch, 1) * self.problem.m * self.problem.k
         if self.problem.prologue.by_row:
-            return {"mul": 2 * elements, "reduce": elements}
+            return {"mul": 2 * elements, "reduce": (2 if self.problem.prologue.centred else 1) * elements}
         return {"mul": elements} if self.problem.prologue.vectors else {}
 
     @property
