@@ -33,11 +33,7 @@ def chain(problem: Problem) -> tuple[Step, ...]:
     if problem.prologue.centred:
         then("fma", "less", "column", at)
         then("fma", at, "norm", "shift")
-    scales: list[str | float] = [epilogue.alpha] if epilogue.alpha != 1.0 else []
-    if problem.prologue.by_row and not problem.prologue.centred:
-        scales.append("norm")
-    if epilogue.column_scale:
-        scales.append("scale")
+    scales = _scales(problem)
     fused = scales.pop() if scales and epilogue.bias and home == "acc" else None
     for scale in scales:
         then("mul", at, scale)
@@ -58,6 +54,13 @@ def chain(problem: Problem) -> tuple[Step, ...]:
     if not steps:
         then("cast", at)
     return (*steps[:-1], Step(steps[-1].op, STRIP, steps[-1].sources))
+
+
+def _scales(problem: Problem) -> list[str | float]:
+    """What the sums are multiplied by: a number, one for each row, one for each column."""
+    prologue, epilogue = problem.prologue, problem.epilogue
+    rows: list[str | float] = ["norm"] if prologue.by_row and not prologue.centred else []
+    return [*([epilogue.alpha] if epilogue.alpha != 1.0 else []), *rows, *(["scale"] if epilogue.column_scale else [])]
 
 
 @cache

@@ -109,14 +109,10 @@ class _Estimate:
         copied, joined = self.joins()
         matrix, vector, step, finish = self.engines(joined)
         ahead = min(self.steps, mapping.slots)  # steps that are loaded without waiting for a slot
-        served = load
-        if self.problem.prologue.vectors:  # slots are held longer, and then asked for by all tiles at once
-            served = max(load, reads // self.steps)
-        waiting = max(served, (step + self.latency + served) // mapping.slots)
         parts = {
             "matrix": matrix,
             "vector": vector,
-            "load": (ahead - 1) * load + (self.steps - ahead) * waiting,
+            "load": (ahead - 1) * load + (self.steps - ahead) * self.waiting(load, step, reads),
             "store": max(self.rounds * tiles * each, writes) + self.latency,
             "noc": (self.steps - 1) * self.noc(),
         }
@@ -139,6 +135,12 @@ class _Estimate:
             bursts=(self.rounds - 1) * max(0, writes // self.rounds - mapping.slots * step),
             hbm_bytes=sum(moved.values()),
         )
+
+    def waiting(self, load: int, step: int, reads: int) -> int:
+        """Cycles between two loads that wait for a slot."""
+        if self.problem.prologue.vectors:  # slots are held longer, and then asked for by all tiles at once
+            load = max(load, reads // self.steps)
+        return max(load, (step + self.latency + load) // self.map.slots)
 
     # Engines ------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,9 @@ ACCUMULATOR_BYTES = 4
 READY_SLOTS = 2  # of dequantised B
 STRIP_ELEMENTS = 16384  # results that one epilogue and one store handle at most: large blocks overlap the two
 
+Buffers = dict[str, tuple[str, int, tuple[int, ...]]]
+"""(dtype, slots, shape) of each, by name."""
+
 
 @frozen
 class Mapping:
@@ -94,7 +97,7 @@ class Mapping:
         along_m, along_n = self.rounds(problem)
         return along_m * along_n * self.steps(problem) * (2 if self.resident else 1)
 
-    def buffers(self, problem: Problem) -> dict[str, tuple[str, int, tuple[int, ...]]]:
+    def buffers(self, problem: Problem) -> Buffers:
         """(dtype, slots, shape) of each buffer that a tile needs, by name."""
         m, n, k = self.block_m, self.block_n, self.block_k
         a: tuple[int, ...] = (k, m) if problem.transpose_a else (m, k)
@@ -118,29 +121,33 @@ class Mapping:
             found["share"] = problem.dtype, self.shares(problem), a if self.resident == "a" else b
         if self.grid_k > 1:
             found["partial"] = problem.accumulator, self.grid_k - 1, (m, n)
-        found |= {f"{name}_tile": (problem.norm_dtype, self.slots, (1, k)) for name in problem.prologue.vectors}
-        if problem.prologue.kind == "batchnorm":
-            found |= dict.fromkeys(("norm_factor", "norm_term"), ("fp32", 1, (1, k)))
-        if problem.prologue.by_row:
-            sums = m, 2 if problem.prologue.centred else 1
-            found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, sums)}
-            found["norm_sum"] = "fp32", 2, sums
-            found |= self._column_buffers(problem, b)
-            for name in ("norm_sum", "columns"):
-                if self.grid_k > 1 and name in found:
-                    found[f"{name}_partial"] = "fp32", self.grid_k - 1, found[name][2]
+        if problem.prologue.vectors:
+            found |= self._norm_buffers(problem, b)
         for name in problem.epilogue.vectors:
             found[f"{name}_tile"] = "fp32" if name == "scale" else problem.model_dtype, 2, (1, n)
         if problem.epilogue.residual:
             found["residual_tile"] = problem.model_dtype, 2, (self.strip_rows, n)
         return found | dict.fromkeys(temporaries(problem), ("fp32", 1, (self.strip_rows, n)))
 
-    def _column_buffers(self, problem: Problem, b: tuple[int, ...]) -> dict[str, tuple[str, int, tuple[int, ...]]]:
-        """Of the sums of B's columns; b: the shape of a block of it as it is multiplied."""
-        if not problem.prologue.centred:
-            return {}
+    def _norm_buffers(self, problem: Problem, b: tuple[int, ...]) -> Buffers:
+        """Those of a prologue; b: the shape of a block of B as it is multiplied."""
+        k, prologue = self.block_k, problem.prologue
+        found: Buffers = {f"{name}_tile": (problem.norm_dtype, self.slots, (1, k)) for name in prologue.vectors}
+        if prologue.kind == "batchnorm":
+            found |= dict.fromkeys(("norm_factor", "norm_term"), ("fp32", 1, (1, k)))
+        if prologue.by_row:
+            sums = self.block_m, 2 if prologue.centred else 1
+            found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, sums)}
+            found |= {"norm_sum": ("fp32", 2, sums)} | (self._column_buffers(problem, b) if prologue.centred else {})
+        for name in ("norm_sum", "columns"):
+            if self.grid_k > 1 and name in found:
+                found[f"{name}_partial"] = "fp32", self.grid_k - 1, found[name][2]
+        return found
+
+    def _column_buffers(self, problem: Problem, b: tuple[int, ...]) -> Buffers:
+        """Of the sums of B's columns."""
         n, k, strip = self.block_n, self.block_k, self.weighted_rows(problem)
-        found: dict[str, tuple[str, int, tuple[int, ...]]] = {
+        found: Buffers = {
             "weighted": ("fp32", 1, (*b[:-2], strip, b[-1])),
             "columns_part": ("fp32", 1, (strip, 1) if problem.transpose_b else (1, n)),
             "columns": ("fp32", 2, (n, 2) if problem.transpose_b else (2, n)),
