@@ -17,6 +17,7 @@ __all__ = ["check_mapping", "choose"]
 
 QUEUES = 3  # gather, store, and loads of indices
 BLOCK_BYTES = 65536  # chosen: four chunks; an engine is set up once for each, and more would only need more SRAM
+SLOTS = (8, 6, 4, 3)  # chosen: latencies are hidden by more; one is filled, one stored, one between
 TURNS = 4  # chosen: blocks of a lane at least, where there are so many rows, so that reads and writes overlap
 ROUNDING = 64  # chosen: bytes of a piece of a row are a multiple of it, where one holds so many: whole accesses
 
@@ -24,10 +25,13 @@ ROUNDING = 64  # chosen: bytes of a piece of a row are a multiple of it, where o
 def choose(selection: Selection, machine: Machine) -> Mapping:
     """The mapping for a machine. Raises UserError where not even a part of a row fits into its tiles."""
     lanes = min(machine.tiles.count, machine.dma_engines, selection.count)
-    one = Mapping(lanes, 1, selection.width)
-    most = min(BLOCK_BYTES // (selection.fan * selection.row_bytes), ceil_div(selection.count, lanes * TURNS))
-    rows = _most(lambda rows: _fits(evolve(one, rows=rows), selection, machine), most)
-    return evolve(one, rows=rows) if rows else _in_pieces(one, selection, machine)
+    for slots in SLOTS:
+        one = Mapping(lanes, 1, selection.width, slots)
+        most = min(BLOCK_BYTES // (selection.fan * selection.row_bytes), ceil_div(selection.count, lanes * TURNS))
+        rows = _most(lambda rows, one=one: _fits(evolve(one, rows=rows), selection, machine), most)  # type: ignore[misc]
+        if rows:
+            return evolve(one, rows=1 << (rows.bit_length() - 1))
+    return _in_pieces(one, selection, machine)
 
 
 def _in_pieces(one: Mapping, selection: Selection, machine: Machine) -> Mapping:

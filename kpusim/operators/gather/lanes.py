@@ -135,7 +135,7 @@ class Lanes:
         return (
             ("lanes", str(mapping.lanes), "each a DMA engine and a tile, between HBM and HBM"),
             ("block", f"{mapping.rows} x {mapping.columns}", f"{block} bytes; {whole}"),
-            ("slots", str(mapping.slots), "one is filled, one stored, one between; one more for indices"),
+            ("slots", str(mapping.slots), "blocks under way in a tile; one more of indices"),
             ("row", f"{selection.row_bytes} bytes", f"at least {asked} in accesses of {access}"),
             ("SRAM", f"{needed} bytes", f"of {self.machine.sram.capacity_bytes} a tile"),
         )
