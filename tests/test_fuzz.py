@@ -154,6 +154,10 @@ def unwritten(run, plain):
     run.counters["hbm.write_bytes"] = 69
 
 
+def unread(run, plain):
+    run.counters["hbm.read_bytes"] = 1
+
+
 def busier(run, plain):
     run.busy[0] += 1
 
@@ -183,6 +187,7 @@ def other_mapping(monkeypatch):
         (simulated(later), "cycles in plain mode"),
         (simulated(more_reads), "hbm.read_bytes: "),
         (simulated(unwritten), "69 bytes are written, but the outputs are 70"),
+        (simulated(unread), f"but inputs and outputs are {2 * (5 * 7 + 7 * 9 + 5 * 9)}"),
         (simulated(busier), "busy and stalls of chip0.tile0.matrix are not those of its spans"),
         (simulated(lazier), "is idle for -"),
         (other_text, "the program's text is read as another program"),

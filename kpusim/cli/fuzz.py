@@ -46,7 +46,7 @@ def command(
     """Draw operators, machines and mappings at random, and check what must hold of each.
 
     That is: its results agree with float64, without a hazard; the plain mode and the local clocks agree in every span;
-    for each unit busy, stalls and idle add up to all cycles; what is written is at least the outputs; programs,
+    for each unit busy, stalls and idle add up to all cycles; what is moved is at least inputs and outputs; programs,
     mappings and operators are read back from their texts as they were.
 
     The first failure of each kind is made as small as it goes; the line that runs it again is printed, and the exit

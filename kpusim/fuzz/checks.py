@@ -170,9 +170,12 @@ def _accounts(run: Run, spans: Spans) -> Iterator[str]:
 
 
 def _traffic(made: _Program, run: Run) -> Iterator[str]:
-    """Whether less was written than the outputs are."""
+    """Whether less was written than the outputs are, or less was moved than inputs and outputs are."""
     least = sum(DENSE.size_bytes(port.shape, port.dtype) for port in made.operator.ports if port.role == "out")
-    level = "shared" if made.machine.shared.kind == "cache" else "hbm"
+    level = "shared" if made.machine.shared.kind == "cache" else "hbm"  # where all that is written arrives
     written = run.counters[f"{level}.write_bytes"]
     if written < least:
         yield f"{written} bytes are written, but the outputs are {least}"
+    moved, least = run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"], made.operator.compulsory_bytes
+    if moved < least:
+        yield f"{moved} bytes are moved between HBM and chip, but inputs and outputs are {least}"
