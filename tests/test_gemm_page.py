@@ -9,6 +9,7 @@ from gemms import EDGE, preset
 
 from kpusim.operators import FAMILIES, make_operator
 from kpusim.operators.activations import ACTIVATIONS
+from kpusim.operators.gemm import Gemm
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import PROLOGUES
 from kpusim.simulate.run import simulate
@@ -25,6 +26,19 @@ def test_examples_run(text):
     else:
         run = simulate(gemm.lower(machine).program, machine)
         assert run.counters[f"macs.{gemm.dtype}"] == gemm.macs
+
+
+def test_the_cycles_of_prologues_are_those_of_the_page():
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| kpu-edge")
+    ]
+    assert len(rows) == 2
+    for _, sizes, *cycles, _ in rows:
+        shape = dict(zip("mnk", map(int, sizes.split(",")), strict=True))
+        kinds = [{"prologue": name} for name in PROLOGUES] + [{"bias": True}]
+        gemms = [Gemm(**shape, transpose_b=True, **kind) for kind in kinds]
+        found = [simulate(gemm.lower(preset(EDGE)).program, preset(EDGE)).cycles for gemm in gemms]
+        assert [f"{each:,}" for each in found] == cycles
 
 
 def test_every_parameter_and_key_is_told():
