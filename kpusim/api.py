@@ -140,6 +140,7 @@ def simulate_plans(
 
             machine = plans[0].machine
             stored = {"chunk_bytes": str(options.chunk_bytes), "plain": str(options.plain).lower()}
+            stored |= {"whole": "true"} if options.whole else {}
             stored |= {key: value for key, _, value in (change.partition("=") for change in sets)}
             dtype = plans[0].steps[0].operator.math_dtype
             meta = trace_meta(machine, f"{title} on {machine.name}", text, stored, dtype)
@@ -156,18 +157,20 @@ def run(
     trace: str | Path | None = None,
     plain: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
+    whole: bool = False,
     mapping: Any = None,
 ) -> Result:
     """Simulate an operator ("gemm(m=2048, n=4096, k=4096)" as text will do) or a workload (file) on a machine.
 
     symbols, runs: as `plan_workload` takes them. trace: the HDF5 file to write. plain: every instruction an event.
-    chunk_bytes: what a DMA engine asks for at once. mapping: forces one on an operator, a value as `Lowered.mapping`
+    chunk_bytes: what a DMA engine asks for at once. whole: simulate also what is equal to a part.
+    mapping: forces one on an operator, a value as `Lowered.mapping`
     or a TOML file of one. Raises UserError for bad input.
     """  # fmt: skip
     loaded = machine if isinstance(machine, Machine) else load_machine(machine)
     plans, title, text = plans_of(what, loaded, symbols, runs, mapping)
     path = None if trace is None else Path(trace)
-    return Result(tuple(simulate_plans(plans, title, text, Options(plain, chunk_bytes), path)), path)
+    return Result(tuple(simulate_plans(plans, title, text, Options(plain, chunk_bytes, whole), path)), path)
 
 
 def verify(what: What, machine: Machine | str | Path = "kpu-datacenter", **symbols: int | str) -> list[Any]:

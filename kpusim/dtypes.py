@@ -6,10 +6,10 @@ int4 and int2 are held as int8 arrays outside the SRAM; inside they are packed, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -32,26 +32,33 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-_NUMPY: Mapping[str, np.dtype[Any]] = MappingProxyType(
+_NUMPY: Mapping[str, str] = MappingProxyType(
     {
-        "fp32": np.dtype(np.float32),
-        "bf16": np.dtype(ml_dtypes.bfloat16),
-        "fp16": np.dtype(np.float16),
-        "fp8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
-        "fp8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
-        "int32": np.dtype(np.int32),
-        "int8": np.dtype(np.int8),
-        "uint8": np.dtype(np.uint8),
-        "int4": np.dtype(np.int8),
-        "int2": np.dtype(np.int8),
-        "int64": np.dtype(np.int64),
+        "fp32": "float32",
+        "bf16": "bfloat16",
+        "fp16": "float16",
+        "fp8_e4m3": "float8_e4m3fn",
+        "fp8_e5m2": "float8_e5m2",
+        "int64": "int64",
+        "int32": "int32",
+        "int8": "int8",
+        "uint8": "uint8",
+        "int4": "int8",
+        "int2": "int8",
     }
 )
 
 
+@cache
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """The numpy dtype that holds elements of `dtype` (int8 for the packed ones)."""
-    return _NUMPY[dtype]
+    name = _NUMPY[dtype]
+    if not hasattr(np, name):
+        import ml_dtypes  # only here: importing it takes longer than many a run without data
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
+    return np.dtype(name)
 
 
 def is_integer(dtype: str) -> bool:
@@ -71,6 +78,10 @@ def integer_range(dtype: str) -> tuple[int, int]:
 
 
 def _limits(dtype: str) -> Any:
+    if dtype in ("fp32", "fp16"):
+        return np.finfo(numpy_dtype(dtype))
+    import ml_dtypes
+
     return ml_dtypes.finfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]
 
 

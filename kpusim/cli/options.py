@@ -19,6 +19,7 @@ __all__ = [
     "size_bytes",
     "symbol_option",
     "symbol_values",
+    "whole_option",
 ]
 
 machine_option = click.option(
@@ -53,6 +54,9 @@ mapping_option = click.option(
     help="Force the mapping in a file, as `kpusim lower --save-mapping` writes it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with the keys told above.")
+whole_option = click.option(
+    "--whole", is_flag=True, help="Simulate also what is equal to a part that tells its time: slower, and exact."
+)
 plain_option = click.option("--plain", is_flag=True, help="Make every instruction an event: slower, the same cycles.")
 chunk_option = click.option(
     "--chunk",

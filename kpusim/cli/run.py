@@ -23,6 +23,7 @@ from kpusim.cli.options import (
     set_option,
     symbol_option,
     symbol_values,
+    whole_option,
 )
 from kpusim.cli.progress import progress
 
@@ -51,14 +52,15 @@ SLOW = 10**11  # multiply-accumulates that take about a minute on data
 )  # fmt: skip
 @click.option("--no-trace", is_flag=True, help="Write no trace.")
 @plain_option
+@whole_option
 @chunk_option
 @click.option("--verify", is_flag=True, help="Execute the same programs on data; compare with a float64 reference.")
 @click.option("--explain", is_flag=True, help="Say why each program looks as it does, and what else was tried.")
 @json_option
 def command(
     workload: str | None, operator: str | None, machine: str, sets: tuple[str, ...], symbols: tuple[str, ...],
-    mapping: Path | None, runs: tuple[str, ...], trace: Path | None, no_trace: bool, plain: bool, chunk: str,
-    verify: bool, explain: bool, as_json: bool,
+    mapping: Path | None, runs: tuple[str, ...], trace: Path | None, no_trace: bool, plain: bool, whole: bool,
+    chunk: str, verify: bool, explain: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Simulate a workload file, or one operator, on a machine.
 
@@ -71,8 +73,8 @@ def command(
     start_cycle, gap_cycles, cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes,
     hbm_gbytes_per_second, roof, roof_cycles, roofs: {resource: cycles}, distance (cycles over roof_cycles),
     compulsory_bytes, io_bound_bytes, traffic_over_bound, top_stall: {unit, cause, share}, bound: {by, because},
-    counters: {name: number}, units: {kind: {kind, units, busy, stalls: {cause: unit-cycles}, idle}}}], total: {cycles,
-    microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes, hbm_gbytes_per_second, roof_cycles,
+    equal_shares, counters: {name: number}, units: {kind: {kind, units, busy, stalls: {cause: unit-cycles}, idle}}}],
+    total: {cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes, hbm_gbytes_per_second, roof_cycles,
     distance, io_bound_bytes, traffic_over_bound, launches, gap_cycles, peak_hbm_bytes, peak_hbm_padded_bytes,
     hbm_capacity_bytes, peak_shared_bytes, shared_tensors}}]; with --verify also verification: [{operator, output,
     verdict: {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with --explain also explain:
@@ -101,7 +103,7 @@ def command(
     from kpusim.operators import make_operator
     from kpusim.simulate.workload import Options
 
-    options, loaded = Options(plain, chunk_bytes(chunk)), load_machine(machine, sets)
+    options, loaded = Options(plain, chunk_bytes(chunk), whole), load_machine(machine, sets)
     what: Any = workload if operator is None else make_operator(operator)
     plans, title, text = plans_of(what, loaded, symbol_values(symbols), runs, mapping)
     path = None if no_trace else trace or OUTPUT / _file_name(title, loaded.name)

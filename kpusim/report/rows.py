@@ -10,6 +10,7 @@ from attrs import asdict, frozen
 
 from kpusim.costs import compute_bound_cycles, hbm_bound_cycles, vector_bound_cycles
 from kpusim.isa.layout import DENSE
+from kpusim.operators import Operator
 from kpusim.report.bound import Bound, bound_of
 from kpusim.simulate.shares import Share, shares, top_stall
 from kpusim.simulate.workload import OpTime, PlanRun
@@ -30,7 +31,8 @@ class Stall:
 class Row:
     """One operator: times in cycles and microseconds of one execution, without what its boundaries cost.
 
-    count: executions of it in the run. gap_cycles: of the launches or barriers before all of them.
+    count: executions of it in the run. equal_shares: so many equal shares of it run side by side, of which one was
+    simulated (1: all of it was). gap_cycles: of the launches or barriers before all of them.
     matrix_utilisation: multiply-accumulates over what all arrays could do in the same cycles. roofs: the closed bounds
     in cycles of the arrays, of the vector engines (the least that their elements need, on all lanes), of the HBM
     (compulsory bytes at the attainable bandwidth, without those of tensors in a shared buffer) and of the shared level
@@ -61,6 +63,7 @@ class Row:
     traffic_over_bound: float
     top_stall: Stall
     bound: Bound
+    equal_shares: int
     counters: Mapping[str, int]
     units: Mapping[str, Share]
 
@@ -72,7 +75,10 @@ class Row:
 
 @frozen(kw_only=True)
 class Total:
-    """A whole run: from the first launch to the end of the last operator."""
+    """A whole run: from the first launch to the end of the last operator.
+
+    roof_cycles, io_bound_bytes: the sums over its operators; of a composite operator its own, whatever its parts need.
+    """
 
     cycles: int
     microseconds: float
@@ -107,7 +113,7 @@ def _row(ops: Sequence[OpTime]) -> Row:
     run, operator, machine = op.executed.run, op.step.operator, op.executed.run.machine
     read, write = run.counters["hbm.read_bytes"], run.counters["hbm.write_bytes"]
     seconds = max(run.cycles, 1) / machine.clock_hz
-    roofs, bound_bytes = _roofs(op), operator.io_bound_bytes(machine)
+    roofs, bound_bytes = _roofs(operator, op, _in_buffer(op)), operator.io_bound_bytes(machine)
     roof = max(roofs, key=lambda name: roofs[name])
     peak = machine.peak_macs_per_cycle(op.math_dtype)
     return Row(
@@ -134,17 +140,18 @@ def _row(ops: Sequence[OpTime]) -> Row:
         traffic_over_bound=(read + write) / max(bound_bytes, 1),
         top_stall=Stall(*top_stall(run)),
         bound=bound_of(run, gaps // len(ops) if op.step.boundary == "launch" else 0),
+        equal_shares=op.executed.copies,
         counters=run.counters,
         units=shares(run),
     )
 
 
-def _roofs(op: OpTime) -> dict[str, int]:
-    """Cycles that each resource needs at the least, by name."""
-    operator, machine = op.step.operator, op.executed.run.machine
-    placed = min(operator.compulsory_bytes, _in_buffer(op))
+def _roofs(operator: Operator, op: OpTime, in_buffer: int) -> dict[str, int]:
+    """Cycles that each resource needs at the least for an operator, by name; `op` is it, or part of it."""
+    machine = op.executed.run.machine
+    placed = min(operator.compulsory_bytes, in_buffer)
     roofs = {
-        "matrix compute": compute_bound_cycles(machine, op.macs, op.math_dtype),
+        "matrix compute": compute_bound_cycles(machine, operator.macs or op.macs, op.math_dtype),
         "vector engine": vector_bound_cycles(machine, operator.vector_work),
         "HBM bandwidth": hbm_bound_cycles(machine, operator.compulsory_bytes - placed),
     }
@@ -152,6 +159,15 @@ def _roofs(op: OpTime) -> dict[str, int]:
         passed = placed if machine.shared.kind == "buffer" else operator.compulsory_bytes
         roofs["shared level"] = ceil(passed / machine.shared.bytes_per_cycle)
     return roofs
+
+
+def _least(run: PlanRun) -> tuple[int, int]:
+    """(cycles, HBM bytes) that a run needs at the least."""
+    machine, whole = run.plan.machine, run.plan.whole
+    if whole is not None:
+        return max(_roofs(whole, run.ops[0], 0).values()), whole.io_bound_bytes(machine)
+    cycles = sum(max(_roofs(op.step.operator, op, _in_buffer(op)).values()) for op in run.ops)
+    return cycles, sum(op.step.operator.io_bound_bytes(machine) for op in run.ops)
 
 
 def _in_buffer(op: OpTime) -> int:
@@ -170,8 +186,7 @@ def total_of(run: PlanRun) -> Total:
     counters = [op.executed.run.counters for op in run.ops]
     read, write = (sum(each[f"hbm.{way}_bytes"] for each in counters) for way in ("read", "write"))
     busiest = sum(op.macs / machine.peak_macs_per_cycle(op.math_dtype) for op in run.ops)
-    roof = sum(max(_roofs(op).values()) for op in run.ops)
-    bound_bytes = sum(op.step.operator.io_bound_bytes(machine) for op in run.ops)
+    roof, bound_bytes = _least(run)
     return Total(
         cycles=run.cycles,
         microseconds=seconds * 1e6,

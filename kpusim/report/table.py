@@ -39,6 +39,9 @@ def print_run(run: PlanRun, console: Console | None = None) -> None:
     print_wide(table, console)
     for row in rows:
         console.print(Text(f"{row.operator} is bound by {row.bound.by} because {row.bound.because}."), soft_wrap=True)
+        if row.equal_shares > 1:
+            text = f"{row.operator}: one of {row.equal_shares} equal shares was simulated; --whole simulates all of it."
+            console.print(Text(text), soft_wrap=True)
         if "shared.hits" in row.counters:
             console.print(Text(_cache(row)), soft_wrap=True)
     console.print(Text(_memory(total)), soft_wrap=True)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 from attrs import evolve
 
+from kpusim.isa.program import Program
 from kpusim.simulate.run import Run
+from kpusim.simulate.shares import used_units
 
 __all__ = ["times"]
 
 MOST = "busiest"  # in the name of a counter that is a maximum, not a sum
 
 
-def times(run: Run, copies: int) -> Run:
-    """The run of a share with the counters of all `copies`; cycles and the accounts of its units are its own."""
+def times(run: Run, program: Program, copies: int) -> Run:
+    """The run of `program` as that of its share tells it: each of `copies` does the same in the same cycles."""
     counters = {name: count if MOST in name else count * copies for name, count in run.counters.items()}
-    return evolve(run, counters=counters)
+    busy, stalls = np.zeros_like(run.busy), np.zeros_like(run.stalls)
+    units, mine = used_units(program, run.machine), used_units(run.program, run.machine)
+    for kind in mine:
+        source = np.resize(mine[kind], len(units[kind]))
+        busy[units[kind]], stalls[units[kind]] = run.busy[source], run.stalls[source]
+    return evolve(run, program=program, busy=busy, stalls=stalls, counters=counters)

@@ -197,7 +197,7 @@ def _simulated(
     if lowered.equal is not None and not options.whole:
         share, copies = evolve(lowered, program=lowered.equal.program, equal=None), lowered.equal.copies
         executed = _simulated(share, addresses, plan, options, listener)
-        return Executed(lowered, times(executed.run, copies), copies)
+        return Executed(lowered, times(executed.run, lowered.program, copies), copies)
     if listener is None:
         run = simulate(lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes)
         return Executed(lowered, run)

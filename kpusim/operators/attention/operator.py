@@ -128,7 +128,7 @@ class Attending:
         """Q, out, and keys and values once for each group of rows that is on chip together (design.md)."""
         from kpusim.operators.attention.search import io_bound
 
-        return max(self.compulsory_bytes, io_bound(self.problem, machine))
+        return max(self.compulsory_bytes, io_bound(self.problem, machine, self.variant))
 
     def lower(
         self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Any = None, fold_instructions: bool = False

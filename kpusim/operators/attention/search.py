@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from attrs import asdict, evolve, frozen
 
@@ -44,8 +45,11 @@ def search(problem: Problem, machine: Machine, variant: str = "auto", mapping: M
             "attention needs queues for queries, keys, values and results on every DMA engine", where=machine.name,
             found=f"dma.queues = {machine.dma.queues}", allowed=f"at least {QUEUES}",
         )  # fmt: skip
-    if mapping is not None:
-        return _forced(mapping, problem, machine)
+    return _best(problem, machine, variant) if mapping is None else _forced(mapping, problem, machine)
+
+
+@cache
+def _best(problem: Problem, machine: Machine, variant: str) -> Found:
     chosen = VARIANTS if variant == "auto" else (variant,)
     weighed = [
         (each, cost(each, problem, machine))
@@ -69,12 +73,12 @@ def search(problem: Problem, machine: Machine, variant: str = "auto", mapping: M
     return Found(best, estimate, tuple(weighed))
 
 
-def io_bound(problem: Problem, machine: Machine) -> int:
+def io_bound(problem: Problem, machine: Machine, variant: str = "auto") -> int:
     """Bytes of queries, results, and keys and values once for each band of queries that shares a stream of them.
 
     The band is that of the mapping that `search` finds (design.md: Q + O + (K + V) * ceil(N / Br)).
     """
-    found = search(problem, machine)
+    found = search(problem, machine, "auto" if variant == "unfused" else variant)
     return problem.query_bytes + streamed_bytes(found.mapping, problem, machine)
 
 
