@@ -117,6 +117,19 @@ def test_traffic_is_held_to_the_bound():
     assert cells[at : at + len("x bound")].strip() == f"{row.hbm_bytes / 1000:.2f}"
 
 
+def test_the_total_of_a_composite_is_held_to_its_own_bounds():
+    """Its parts move scores and probabilities, of 2 and 2 bytes, through HBM, each written once and read once."""
+    operator = make_operator("attention(heads=4, queries=128, keys=128, head_dim=64, variant=unfused)")
+    (run,) = run_plans((operator_plan(operator, load_machine("kpu-edge")),))
+    rows, total = rows_of(run), total_of(run)
+    own = 4 * 4 * 128 * 64 * 2  # q, k, v and out
+    assert total.io_bound_bytes == operator.compulsory_bytes == own
+    assert sum(row.io_bound_bytes for row in rows) == own + 4 * 4 * 128 * 128 * 2
+    assert total.hbm_read_bytes + total.hbm_write_bytes == pytest.approx(3 * own)
+    assert total.traffic_over_bound == pytest.approx(3)
+    assert total.roof_cycles < sum(row.roof_cycles for row in rows)
+
+
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.0123456, "0.0123"), (4.466, "4.47"), (999.6, "1,000")])
 def test_numbers(value, text):
     assert number(value) == text

@@ -53,13 +53,17 @@ class Step:
 
 @frozen
 class Plan:
-    """One run of a workload on a machine: steps in order, and what they need of its memories."""
+    """One run of a workload on a machine: steps in order, and what they need of its memories.
+
+    whole: the composite operator whose parts they are, where it is one.
+    """
 
     name: str
     machine: Machine
     symbols: Mapping[str, int]
     steps: tuple[Step, ...]
     memory: Memory
+    whole: Operator | None = None
 
 
 def operator_plan(operator: Operator, machine: Machine, name: str | None = None, mapping: Any = None) -> Plan:
@@ -105,7 +109,7 @@ def _composite_plan(operator: Operator, machine: Machine, name: str) -> Plan:
         )
         for part in parts
     )  # fmt: skip
-    return Plan(name, machine, {}, steps, memory)
+    return Plan(name, machine, {}, steps, memory, operator)
 
 
 def plan_workload(
