@@ -18,7 +18,7 @@ from kpusim.operators.rowwise.mapping import Mapping
 PRESETS = ["kpu-edge", "kpu-datacenter", "tpu-v4-like", "scale-sim", "kpu-many-small"]
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(st.sampled_from(NORMS), st.integers(0, 2**32), st.sampled_from(VARIANTS))
 def test_all_forms_are_right(family, seed, changes):
     execute(family.draw(Random(seed)), variant(changes))

@@ -193,28 +193,43 @@ def _heights(work: Work, tiles: int) -> list[int]:
 
 def cost(work: Work, mapping: Mapping, machine: Machine) -> Cost:
     """What a mapping takes, by the closed formulas."""
-    steps, pieces = mapping.steps(work), mapping.pieces(work)
-    moved = transfers = first = 0
+    rows = mapping.steps(work) * mapping.pieces(work)
+    moved = transfers = 0
     for stream in work.streams:
-        times, size = _times(work, mapping, stream), _bytes(work, mapping, stream, machine)
-        moved += times[0] * size
-        transfers += times[1]
-        first += size * mapping.tiles if stream.role == "in" and stream.kind == "block" else 0
-    share, bandwidth = ceil_div(mapping.tiles, machine.dma_engines), float(machine.hbm.attainable_bytes_per_cycle)
-    each, rows, queues = _vector(work, mapping, machine), steps * pieces, max(machine.dma.queues // 2, 1)
-    engine = ceil(moved / min(mapping.tiles, machine.dma_engines) / machine.dma.bytes_per_cycle)
-    descriptors = transfers * share * (machine.dma.setup_cycles + engine // max(transfers * share, 1))
+        slots, each = _times(work, mapping, stream)
+        moved += slots * _bytes(work, mapping, stream, machine)
+        transfers += each
+    engines, dma = min(mapping.tiles, machine.dma_engines), machine.dma
+    engine = ceil(moved / engines / dma.bytes_per_cycle)
+    queues = min(max(dma.queues // 2, 1), len(work.streams))
+    setups = transfers * ceil_div(mapping.tiles, machine.dma_engines) * dma.setup_cycles
     parts = {
-        "vector": each * rows,
-        "hbm": ceil(moved / bandwidth),
-        "dma": max(engine, descriptors // min(queues, len(work.streams))),
+        "vector": _vector(work, mapping, machine) * rows,
+        "hbm": ceil(moved / machine.hbm.attainable_bytes_per_cycle),
+        "dma": max(engine, (engine + setups) // queues),
     }
-    filling = each + ceil(first / bandwidth) + machine.hbm.closed_read_cycles
-    if parts["vector"] < parts["hbm"]:
-        filling -= ceil(first / bandwidth)  # it is part of what HBM takes
+    filling = _filling(work, mapping, machine, parts)
     if min(mapping.slots, mapping.out_slots) == 1:
         filling += sorted(parts.values())[-2]  # nothing overlaps
     return Cost(parts, moved, mapping.tiles * rows * (len(work.whole) + 2 * len(work.streams)), filling)
+
+
+def _filling(work: Work, mapping: Mapping, machine: Machine, parts: dict[str, int]) -> int:
+    """Cycles before the longest part begins and after it ends: the way of the first block, or of the last."""
+    hbm, dma = machine.hbm, machine.dma
+    blocks = {"in": 0, "out": 0}
+    for stream in work.streams:
+        if stream.kind == "block":
+            blocks[stream.role] += _bytes(work, mapping, stream, machine)
+    link = min(dma.bytes_per_cycle, machine.noc.bytes_per_cycle)
+    way_in = dma.setup_cycles + hbm.closed_read_cycles + ceil(blocks["in"] / link)
+    way_out = dma.setup_cycles + hbm.controller_cycles + ceil(blocks["out"] / link)
+    if parts["vector"] > parts["hbm"]:
+        return way_in + way_out + ceil(blocks["in"] * mapping.tiles / hbm.attainable_bytes_per_cycle)
+    vector, sweeps = _vector(work, mapping, machine), len(mapping.sweeps(work))
+    if sweeps > 1:  # all but the first follow when all of a row is there
+        vector = vector // sweeps * ((sweeps - 1) * mapping.pieces(work) + 1)
+    return way_in + vector + way_out
 
 
 def _times(work: Work, mapping: Mapping, stream: Stream) -> tuple[int, int]:
