@@ -118,6 +118,33 @@ def test_a_tensor_written_anew_may_be_read():
     measured(plan)
 
 
+TWO_RESULTS = """
+name = "norm"
+[tensors]
+x = { role = "input", shape = [8, 16] }
+r = { role = "input", shape = [8, 16] }
+w = { role = "weight", shape = [16] }
+s = { role = "activation", shape = [8, 16] }
+n = { role = "output", shape = [8, 16] }
+y = { role = "output", shape = [8, 16] }
+[[operators]]
+name = "norm"
+family = "rmsnorm"
+ports = { x = "x", residual = "r", weight = "w", sum = "s", out = "n" }
+options = { residual = true }
+[[operators]]
+name = "relu"
+family = "relu"
+ports = { x = "s", out = "y" }
+boundary = "fused"
+"""
+
+
+def test_only_a_result_is_fused_with():
+    with pytest.raises(UserError, match="relu reads sum of norm: what fuses is its result; found 'port sum'"):
+        planned(TWO_RESULTS)
+
+
 def repeated(text):
     """Both operators in a block of two iterations."""
     block = '[[operators]]\nname = "layer"\nrepeat = 2\n'

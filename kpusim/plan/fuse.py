@@ -59,6 +59,10 @@ def _one(first: Bound, second: Bound, later: Sequence[Sequence[Bound]], where: s
         much = "twice" if links else "nothing of"
         allowed = f"one port with {', '.join(tensor.name for tensor in written.values())}"
         raise UserError(f"{two.name} reads {much} what {one.name} writes", where=where, found=found, allowed=allowed)
+    source = next(name for name, tensor in written.items() if tensor is second.tensors[links[0]])
+    if source != "out":
+        problem = f"{two.name} reads {source} of {one.name}: what fuses is its result"
+        raise UserError(problem, where=where, found=f"port {source}", allowed="port out")
     try:
         both = fuse(first.operator, second.operator, links[0])
     except UserError as error:
