@@ -26,26 +26,30 @@ NEAR = 1.005  # among mappings so near to the fastest the one with the fewest in
 ROWS_AT_ONCE = 1024  # rows of a block at most: a block of more is long to wait for
 SLOTS = (3, 2, 1)
 OPENED = 1.5  # HBM rows that are opened anew for each stretch; of 4 to 32 KiB, measured on kpu-datacenter
+BETWEEN = 0.15  # the same for each transfer, where they follow each other in memory
 
 
 @frozen
 class Cost:
-    """What a mapping takes, in cycles by part, and the HBM bytes it moves."""
+    """What a mapping takes, in cycles by part, the HBM bytes it moves, and its instructions in proportion.
+
+    filling: cycles before a part begins and after it ends.
+    """
 
     parts: dict[str, int]
     hbm_bytes: int
     instructions: int
-    filling: int
+    filling: dict[str, int]
 
     @property
     def longest(self) -> str:
-        """The part that takes longest."""
-        return max(self.parts, key=lambda name: self.parts[name])
+        """The part that takes longest, with what comes before and after it."""
+        return max(self.parts, key=lambda name: self.parts[name] + self.filling[name])
 
     @property
     def cycles(self) -> int:
-        """The longest part, and what comes before and after it."""
-        return self.parts[self.longest] + self.filling
+        """How long that is."""
+        return self.parts[self.longest] + self.filling[self.longest]
 
 
 @frozen
@@ -208,14 +212,14 @@ def cost(work: Work, mapping: Mapping, machine: Machine) -> Cost:
         "hbm": ceil(moved / machine.hbm.attainable_bytes_per_cycle),
         "dma": max(engine, (engine + setups) // queues),
     }
-    filling = _filling(work, mapping, machine, parts)
-    if min(mapping.slots, mapping.out_slots) == 1:
-        filling += sorted(parts.values())[-2]  # nothing overlaps
+    filling = _filling(work, mapping, machine)
+    if min(mapping.slots, mapping.out_slots) == 1:  # nothing overlaps
+        filling = {name: cycles + sum(parts.values()) - parts[name] for name, cycles in filling.items()}
     return Cost(parts, moved, mapping.tiles * rows * (len(work.whole) + 2 * len(work.streams)), filling)
 
 
-def _filling(work: Work, mapping: Mapping, machine: Machine, parts: dict[str, int]) -> int:
-    """Cycles before the longest part begins and after it ends: the way of the first block, or of the last."""
+def _filling(work: Work, mapping: Mapping, machine: Machine) -> dict[str, int]:
+    """Cycles before a part begins and after it ends: the ways of the first block and of the last."""
     hbm, dma = machine.hbm, machine.dma
     blocks = {"in": 0, "out": 0}
     for stream in work.streams:
@@ -224,12 +228,12 @@ def _filling(work: Work, mapping: Mapping, machine: Machine, parts: dict[str, in
     link = min(dma.bytes_per_cycle, machine.noc.bytes_per_cycle)
     way_in = dma.setup_cycles + hbm.closed_read_cycles + ceil(blocks["in"] / link)
     way_out = dma.setup_cycles + hbm.controller_cycles + ceil(blocks["out"] / link)
-    if parts["vector"] > parts["hbm"]:
-        return way_in + way_out + ceil(blocks["in"] * mapping.tiles / hbm.attainable_bytes_per_cycle)
+    ways = way_in + way_out
+    first = ceil(blocks["in"] * mapping.tiles / hbm.attainable_bytes_per_cycle)
     vector, sweeps = _vector(work, mapping, machine), len(mapping.sweeps(work))
     if sweeps > 1:  # all but the first follow when all of a row is there
         vector = vector // sweeps * ((sweeps - 1) * mapping.pieces(work) + 1)
-    return way_in + vector + way_out
+    return {"vector": ways + first, "hbm": ways + vector, "dma": ways + vector}
 
 
 def _times(work: Work, mapping: Mapping, stream: Stream) -> tuple[int, int]:
@@ -244,10 +248,12 @@ def _times(work: Work, mapping: Mapping, stream: Stream) -> tuple[int, int]:
 
 
 def _bytes(work: Work, mapping: Mapping, stream: Stream, machine: Machine) -> int:
-    """HBM bytes of one slot, and so many more as would move while rows are opened for what is not contiguous."""
+    """HBM bytes of one slot, and so many more as would move while rows are opened anew."""
     size = ceil_div(elements(stream.tensor, mapping.block_rows, mapping.block_columns) * DTYPE_BITS[stream.dtype], 8)
-    if stream.kind != "block" or mapping.block_columns == work.columns or mapping.row_by_row(work):
+    if stream.kind != "block":
         return size
+    if mapping.block_columns == work.columns or mapping.row_by_row(work):
+        return size + ceil(BETWEEN * machine.hbm.row_bytes)
     run = size * mapping.column_tiles // mapping.block_rows
     return size + ceil(size * OPENED * machine.hbm.row_bytes / max(run, 1))
 
