@@ -201,7 +201,7 @@ def test_a_defect_is_found_and_runs_again(monkeypatch, break_it, why):
         result = again(SMALL.line)
         assert result.exit_code == 1
         assert why in result.stdout
-        assert f"\n  {SMALL.line}\n" in result.stdout
+        assert result.stdout.endswith(f"\n  {SMALL.line}\n")
     assert again(SMALL.line).exit_code == 0
 
 

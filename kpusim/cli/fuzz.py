@@ -85,7 +85,8 @@ def command(
                 if not as_json and (asked or result.is_news):
                     _tell(result)
     finally:  # interrupted, too
-        _print(summary, {"seed": seed, "seconds": round(monotonic() - start, 1)}, as_json)
+        if as_json or not asked:
+            _print(summary, {"seed": seed, "seconds": round(monotonic() - start, 1)}, as_json)
     if summary.failures:
         raise click.exceptions.Exit(1)
 
