@@ -74,11 +74,12 @@ def command(
     hbm_gbytes_per_second, roof, roof_cycles, roofs: {resource: cycles}, distance (cycles over roof_cycles),
     compulsory_bytes, io_bound_bytes, traffic_over_bound, top_stall: {unit, cause, share}, bound: {by, because},
     equal_shares, counters: {name: number}, units: {kind: {kind, units, busy, stalls: {cause: unit-cycles}, idle}}}],
-    total: {cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes, hbm_gbytes_per_second, roof_cycles,
-    distance, io_bound_bytes, traffic_over_bound, launches, gap_cycles, peak_hbm_bytes, peak_hbm_padded_bytes,
-    hbm_capacity_bytes, peak_shared_bytes, shared_tensors}}]; with --verify also verification: [{operator, output,
-    verdict: {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with --explain also explain:
-    {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest, hbm_bytes, why}]}, estimates.
+    total: {cycles, microseconds, tflops, matrix_utilisation, hbm_read_bytes, hbm_write_bytes, hbm_gbytes_per_second,
+    roof_cycles, distance, io_bound_bytes, traffic_over_bound, launches, gap_cycles, peak_hbm_bytes,
+    peak_hbm_padded_bytes, hbm_capacity_bytes, peak_shared_bytes, shared_tensors}}]; with --verify also verification:
+    [{operator, output, verdict: {max_abs_error, max_rel_error, tolerance, tolerance_origin, worst, passed}}]; with
+    --explain also explain: {operator: [{what, value, why}]} and tried: {operator: [{mapping, cycles, longest,
+    hbm_bytes, why}]}, estimates.
 
     \b
     Examples:
