@@ -86,7 +86,8 @@ def _check(family: str, name: str, value: object, field: Any, where: str) -> Non
         if field.validator is not None:
             field.validator(None, field, value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"impossible {name} of {family}", where=where, found=value, allowed=allowed_by(error)) from error
+        allowed = allowed_by(error)
+        raise UserError(f"impossible {name} of {family}", where=where, found=value, allowed=allowed) from error
 
 
 def allowed_by(error: Exception) -> Any:
