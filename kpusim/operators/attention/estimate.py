@@ -52,7 +52,7 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     vector, item = _vector(mapping, problem, machine)
     moved = streamed_bytes(mapping, problem, machine)
     arrival = _arrival(mapping, problem, machine, matrix + vector + drain)
-    step = max(matrix, vector) if mapping.ahead else matrix + vector + drain
+    step = max(matrix, vector + drain // 2) if mapping.ahead else matrix + vector + drain
     parts = {
         "matrix compute": blocks * matrix,
         "vector engine": blocks * vector + items * item,
@@ -139,16 +139,19 @@ def _vector(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, 
 def _arrival(mapping: Mapping, problem: Problem, machine: Machine, work: int) -> int:
     """Cycles from one block of keys and values to the next, over DMA engines, SRAM ports and the latency of HBM.
 
-    work: cycles for which a block is held when it is there.
+    A queue sets its transfers up one by one. work: cycles for which a block is held when it is there.
     """
     dma, streams = machine.dma, mapping.teams(problem, machine.tiles.count) * mapping.splits
     size = mapping.block_keys * problem.key_bytes
     engines = machine.dma_engines
-    own = ceil_div(streams, engines) if 2 * streams > engines else 0.5
-    transfer = ceil(size * own / dma.bytes_per_cycle)
+    share = ceil_div(streams, engines)
+    apart = 2 if 2 * streams <= engines and not problem.shared else 1  # engines for keys and for values
+    transfer = ceil(size * share / apart / dma.bytes_per_cycle)
+    loads = 1 + problem.quantized + 2 * (problem.rope == "qk")
+    queue = share * (loads * dma.setup_cycles + ceil(size / (1 if problem.shared else 2) / dma.bytes_per_cycle))
     latency = dma.setup_cycles + machine.hbm.closed_read_cycles + machine.sram.latency_cycles
     port = ceil(size / min(machine.sram.ports.dma, machine.noc.bytes_per_cycle))
-    return max(transfer, port, ceil_div(latency + transfer + work, mapping.slots))
+    return max(transfer, queue, port, ceil_div(latency + transfer + work, mapping.slots))
 
 
 def _tiles(mapping: Mapping, problem: Problem, machine: Machine) -> int:
