@@ -67,7 +67,7 @@ def test_neighbours_are_fetched_together():
     ('gather(entries=64, width=96, count=2, indices="1 5", dtype=int8)', 2 * 96 + 8 + 192, 2 * 128 + 64 + 192),
     ('gather_nd(sizes="2 8", width=32, count=2, indices="0 3 1 5")', 2 * 64 + 16 + 128, 128 + 64 + 128),
     ('scatter(entries=16, width=32, count=4, indices="3 0 5 5")', 3 * (2 * 64 + 4), 192 + 192 + 64),
-    ('scatter_add(entries=16, width=32, count=4, indices="3 0 5 5")', 4 * 64 + 4 * 4 + 6 * 64, 256 + 64 + 384),
+    ('scatter_add(entries=16, width=32, count=4, indices="3 0 5 5")', 4 * 64 + 3 * 4 + 6 * 64, 256 + 64 + 384),
 ])  # fmt: skip
 def test_bytes_that_must_move(text, compulsory, bound):
     operator = make_operator(text)

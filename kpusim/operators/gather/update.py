@@ -18,7 +18,7 @@ from kpusim.operators.gather.listed import listed
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.operator import Selecting, Wide
 from kpusim.operators.gather.problem import Selection, burst_bytes
-from kpusim.operators.gather.scatter import lower_scatter
+from kpusim.operators.gather.scatter import Addition, lower_scatter
 from kpusim.operators.parameters import count, positive
 
 __all__ = ["Scatter", "ScatterAdd"]
@@ -116,7 +116,10 @@ class Scatter(RowUpdate):
 
 @frozen
 class ScatterAdd(RowUpdate):
-    """table[indices[i]] += rows[i]: all duplicates are added, in fp32, rounded to the table's dtype every time."""
+    """table[indices[i]] += rows[i]: all duplicates are added, in fp32.
+
+    A sum is rounded to the table's dtype after each addition; rows with very many duplicates are summed in fp32 first.
+    """
 
     family: ClassVar[str] = "scatter_add"
     error_origin: ClassVar[str] = "a rounding to fp32 and one to the table's dtype for each row that is added"
@@ -134,23 +137,31 @@ class ScatterAdd(RowUpdate):
         return cls(entries=entries, width=width, count=count, **options)
 
     @property
+    def selection(self) -> Selection:
+        """The list as it is drawn; where it has duplicates, they are added up."""
+        found = super().selection
+        several = len(set(found.rows)) < found.count
+        return Addition(found.table, found.index, found.listed, found.rows, found.indices) if several else found
+
+    @property
     def flops(self) -> int:
         """An addition an element."""
         return self.count * self.width
 
     @property
     def compulsory_bytes(self) -> int:
-        """All rows and indices, and each row of the table that is added to, read and written once."""
+        """All rows, and each row of the table that is added to, with an index of it, read and written once."""
         selection = self.selection
-        added = selection.count * (selection.row_bytes + selection.index_bytes)
-        return added + 2 * len(set(selection.rows)) * selection.row_bytes
+        distinct = len(set(selection.rows))
+        return (selection.count + 2 * distinct) * selection.row_bytes + distinct * selection.index_bytes
 
     def io_bound_bytes(self, machine: Machine) -> int:
         """The same in whole accesses."""
-        selection, access = self.selection, machine.hbm.access_bytes
-        every, row_bytes = range(selection.count), selection.row_bytes
-        dense = sum(burst_bytes(every, size, access) for size in (row_bytes, selection.index_bytes))
-        return dense + 2 * burst_bytes(selection.rows, row_bytes, access)
+        selection, access, row_bytes = self.selection, machine.hbm.access_bytes, self.selection.row_bytes
+        first = list({row: i for i, row in reversed([*enumerate(selection.rows)])}.values())
+        indices = burst_bytes(first, selection.index_bytes, access)
+        added = burst_bytes(range(selection.count), row_bytes, access)
+        return added + indices + 2 * burst_bytes(selection.rows, row_bytes, access)
 
     def reference(self, inputs: Names[str, Array]) -> dict[str, Wide]:
         """The sums."""
