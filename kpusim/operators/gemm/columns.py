@@ -41,7 +41,10 @@ def column_cycles(problem: Problem, mapping: Mapping, machine: Machine) -> int:
 
 
 def add_columns(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
-    """Both sums of the columns of a block of B, in the slot in which it comes or is dequantised; then it is ready."""
+    """Both sums of the columns of a block of B, in the slot in which it comes or is dequantised.
+
+    They are complete before the block of A is ready, which follows in the same queue: with the sums of the array.
+    """
     problem, count = grid.problem, round_ * grid.steps + step
     slot, ready = count % grid.map.slots, count % (READY_SLOTS if problem.quantized else grid.map.slots)
     plane, _, j = grid.place
@@ -51,14 +54,15 @@ def add_columns(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     rows = part(high, strip, Name("s") if strips > 1 else ZERO)
     across = Range(ZERO, deep if problem.transpose_b else wide)
     body = [node for number in (0, 1) for node in _weighted(grid, number, (slot, ready), rows, across, round_)]
-    free = [Signal(SemaphoreRef("norm_free", plane, slot))]
-    if not problem.quantized:
-        free.append(Signal(SemaphoreRef("b_ready", TILE, slot)))
+    full, made = [SemaphoreRef("norm_full", TILE, slot)], []
+    if not problem.quantized:  # else it has been waited for, and is ready
+        full.append(SemaphoreRef("b_full", TILE, slot))
+        made.append(Instruction("sync", signals=(Signal(SemaphoreRef("b_ready", TILE, slot)),)))
     return (
-        *([] if problem.quantized else [Instruction("sync", waits=(SemaphoreRef("b_full", TILE, slot),))]),
+        Instruction("sync", waits=tuple(full)),
         *([] if problem.transpose_b else _turned(slot)),
         *([loop("s", strips, *body)] if strips > 1 else body),
-        Instruction("sync", signals=tuple(free)),
+        *made,
     )
 
 

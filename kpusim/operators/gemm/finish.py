@@ -124,7 +124,7 @@ def _factors(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     quantized, normalized = grid.problem.quantized, bool(grid.problem.prologue.vectors)
     dequantized = dequantize(grid, round_, step) if quantized else ()
     columns = add_columns(grid, round_, step) if grid.problem.prologue.centred else ()
-    return *dequantized, *(normalize(grid, round_, step) if normalized else ()), *columns
+    return *dequantized, *columns, *(normalize(grid, round_, step) if normalized else ())
 
 
 def epilogue(grid: Grid, round_: Expr) -> tuple[Node, ...]:

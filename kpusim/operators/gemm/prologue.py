@@ -91,10 +91,10 @@ def normalize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     rows = Range(ZERO, height)
     views = {"a": View("a_tile", slot, (rows, deep))}
     views |= {name: View(f"{name}_tile", slot, (Range(), deep)) for name in prologue.vectors}
-    full = SemaphoreRef("a_full", TILE, slot), SemaphoreRef("norm_full", TILE, slot)
-    ready: tuple[Signal, ...] = (Signal(SemaphoreRef("a_ready", TILE, slot)),)
-    if not prologue.centred:  # else the vectors are used once more
-        ready = *ready, Signal(SemaphoreRef("norm_free", plane, slot))
+    full: tuple[SemaphoreRef, ...] = (SemaphoreRef("a_full", TILE, slot),)
+    if not prologue.centred:  # else the columns of B have waited for it
+        full = *full, SemaphoreRef("norm_full", TILE, slot)
+    ready = Signal(SemaphoreRef("a_ready", TILE, slot)), Signal(SemaphoreRef("norm_free", plane, slot), "read")
     block = BLOCK[prologue.kind]
     if not prologue.by_row:
         views |= {name: View(name, ZERO, (Range(), deep)) for name in ("norm_factor", "norm_term")}
