@@ -43,8 +43,8 @@ def test_loads_overlap():
 
 
 def test_one_slot_overlaps_nothing():
-    # The second load waits until the first block has been worked on; then the store of that is ready, too, and it is its
-    # turn: the engine has not served that queue yet. It takes its 64 B in 8 cycles.
+    # The second load waits until the first block has been worked on; then the store of that is ready, too, and it is
+    # its turn: the engine has not served that queue yet. It takes its 64 B in 8 cycles.
     once = LOAD + EACH
     assert run(Relu(2, 32), preset(TINY), Mapping(1, 1, 1, 32, 1, 1)).cycles == 2 * once + 8 + STORE == 127
 
@@ -106,9 +106,14 @@ def test_impossible_mappings(change, message):
     assert message in str(caught.value)
 
 
-def test_rows_with_totals_stay_in_one_tile():
-    with pytest.raises(UserError, match=r"column_tiles: .* allowed: 1, the pieces of a row that need not know"):
-        Softmax(2, 64).lower(preset(TINY), mapping=Mapping(1, 2, 1, 32))
+def test_an_online_softmax_stays_in_one_tile():
+    with pytest.raises(UserError, match=r"column_tiles: .* allowed: 1, the pieces of a row that tiles can share"):
+        Softmax(2, 64, passes="one").lower(preset(TINY), mapping=Mapping(1, 2, 1, 32))
+
+
+def test_tiles_that_share_rows_have_as_many_pieces_each():
+    with pytest.raises(UserError, match="column_tiles: not as many pieces each; found 2; allowed: divisors of 3"):
+        RmsNorm(2, 60).lower(preset(TINY), mapping=Mapping(1, 2, 1, 20))
 
 
 @pytest.mark.parametrize(("operator", "changes", "message"), [
@@ -125,15 +130,15 @@ def test_what_cannot_be_lowered(operator, changes, message):
 
 
 @pytest.mark.parametrize(("operator", "sweeps"), [
-    (RmsNorm(3, 2500, weight=False), 2), (LayerNorm(3, 2500, weight=False, bias=False), 3),
-    (LayerNorm(3, 2500, weight=False, bias=False, passes="one"), 2), (Softmax(3, 2500), 3),
-    (Softmax(3, 2500, passes="one"), 2), (Add(3, 9000), 1),
+    (RmsNorm(4, 2500, weight=False), 2), (LayerNorm(4, 2500, weight=False, bias=False), 3),
+    (LayerNorm(4, 2500, weight=False, bias=False, passes="one"), 2), (Softmax(4, 2500), 3),
+    (Softmax(4, 2500, passes="one"), 2), (Add(4, 9000), 1),
 ])  # fmt: skip
 def test_rows_longer_than_an_sram(operator, sweeps):
     machine = preset(TINY)
     assert operator.columns * 2 > machine.sram.capacity_bytes
     execute(operator, machine)
-    reads = sum(port.shape[-1] * 3 * DTYPE_BITS[port.dtype] // 8 for port in operator.ports if port.role == "in")
+    reads = sum(port.shape[-1] * 4 * DTYPE_BITS[port.dtype] // 8 for port in operator.ports if port.role == "in")
     assert reads * sweeps <= moved(run(operator, machine))[0] <= 1.1 * reads * sweeps  # ends of pieces, in whole bursts
 
 
@@ -144,6 +149,28 @@ def test_pieces_that_all_fit_are_loaded_once(slots):
     execute(operator, machine, mapping)
     assert moved(run(operator, machine, mapping)) == (6 * 512 * 2, 6 * 512 * 2)
     assert moved(run(operator, machine, attrs.evolve(mapping, slots=3)))[0] == 3 * 6 * 512 * 2
+
+
+@pytest.mark.parametrize(("operator", "mapping"), [
+    (RmsNorm(3, 40, bias=True), Mapping(1, 4, 2, 10)),
+    (LayerNorm(5, 80, residual=True), Mapping(2, 2, 2, 10, 2, 2, 4)),
+    (LayerNorm(5, 77, passes="one"), Mapping(2, 2, 1, 20)),
+    (Softmax(5, 77, batch=2, mask="causal"), Mapping(2, 2, 1, 20, 3)),
+])  # fmt: skip
+def test_tiles_that_share_rows_exchange_totals(operator, mapping):
+    execute(operator, preset(TINY), mapping)
+
+
+def test_few_long_rows_are_shared_by_all_tiles():
+    machine, operator = preset(EDGE), Softmax(4, 10000)
+    mapping = operator.lower(machine).mapping
+    assert mapping.tiles == machine.tiles.count
+    execute(operator, machine)
+    alone = run(operator, machine, Mapping(4, 1, 1, 10000)).cycles
+    shared = run(operator, machine).cycles
+    assert 2 * shared < alone  # 4 of 64 vector engines worked on it
+    for tiles in (2, 16):  # several tiles of an engine in one exchange, and in several
+        execute(Softmax(4, 64), machine, Mapping(4, tiles, 1, 4, column_slots=1))
 
 
 def test_vectors_of_columns_are_read_once_or_come_again():

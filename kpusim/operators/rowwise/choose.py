@@ -108,7 +108,7 @@ def _check(mapping: Mapping, work: Work, machine: Machine) -> None:
         "block_rows": (work.rows, "the rows"),
         "block_columns": (work.columns, "the columns"),
         "row_tiles": (mapping.blocks(work), "the blocks of rows"),
-        "column_tiles": (pieces if work.independent else 1, "the pieces of a row that need not know of each other"),
+        "column_tiles": (pieces if work.shareable else 1, "the pieces of a row that tiles can share"),
         "column_slots": (mapping.pieces(work), "the pieces of a tile"),
     }
     for name, (most, what) in limits.items():
@@ -119,6 +119,9 @@ def _check(mapping: Mapping, work: Work, machine: Machine) -> None:
         raise UserError(
             "a piece ends within a unit", where="block_columns", found=mapping.block_columns, allowed=allowed
         )
+    if mapping.exchanges(work) and pieces % mapping.column_tiles:
+        allowed = f"divisors of {pieces}, the pieces of a row"
+        raise UserError("not as many pieces each", where="column_tiles", found=mapping.column_tiles, allowed=allowed)
     if mapping.tiles > machine.tiles.count:
         raise UserError("more tiles than the machine has", found=mapping.tiles, allowed=f"up to {machine.tiles.count}")
     if mapping.sram_bytes(work) > machine.sram.capacity_bytes:
@@ -167,9 +170,12 @@ def _first_that_fits(bare: Mapping, work: Work, machine: Machine, pairs: list[tu
 
 
 def _column_tiles(work: Work, pieces: int, tiles: int) -> list[int]:
-    """Tiles that share a row: where pieces are independent, as many as there are pieces, or fewer."""
-    if not work.independent or pieces == 1:
+    """Tiles that share a row: as many as there are pieces, or fewer; with totals, only where rows are few."""
+    if not work.shareable or pieces == 1:
         return [1]
+    if not work.independent:
+        few = work.entries * work.rows < tiles
+        return [1, *(share for share in range(2, tiles + 1) if few and pieces % share == 0 and pieces <= 4 * share)]
     shares = {ceil_div(pieces, turns) for turns in (1, 2, 4, 8)} | {1}
     return sorted({ceil_div(pieces, ceil_div(pieces, share)) for share in shares if share <= tiles})
 
@@ -233,6 +239,10 @@ def _filling(work: Work, mapping: Mapping, machine: Machine) -> dict[str, int]:
     vector, sweeps = _vector(work, mapping, machine), len(mapping.sweeps(work))
     if sweeps > 1:  # all but the first follow when all of a row is there
         vector = vector // sweeps * ((sweeps - 1) * mapping.pieces(work) + 1)
+    if mapping.exchanges(work):  # each waits for all
+        totals = sum(len(work.totals(sweep)) for sweep in work.sweeps)
+        turns = ceil_div(mapping.tiles, machine.dma_engines) + 1
+        ways += mapping.steps(work) * totals * (turns * dma.setup_cycles + mapping.column_tiles)
     return {"vector": ways + first, "hbm": ways + vector, "dma": ways + vector}
 
 

@@ -7,6 +7,7 @@ from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
 from kpusim.operators.declare import buffers, tensors
 from kpusim.operators.rowwise.choose import choose, explained
+from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.transfers import Traffic, share_of
 from kpusim.operators.rowwise.vector import Vector
@@ -26,7 +27,10 @@ def lower(work: Work, machine: Machine, layouts: Layouts = ROW_MAJOR, mapping: M
         tensors=tensors(work.ports, layouts),
         maps=tuple(_box(stream, found.mapping) for stream in work.streams),
         buffers=buffers(found.mapping.buffers(work)),
-        semaphores=tuple(semaphore for stream in work.streams for semaphore in _pair(stream, work, found.mapping)),
+        semaphores=(
+            *(semaphore for stream in work.streams for semaphore in _pair(stream, work, found.mapping)),
+            *Exchange(work, found.mapping).semaphores(),
+        ),
         sections=(
             *Traffic(work, found.mapping, machine).sections(),
             Vector(work, found.mapping, share_of(work, found.mapping, machine)).section(),

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from kpusim.isa.expr import ceil_div
 from kpusim.operators.declare import sram_bytes
-from kpusim.operators.rowwise.work import Along, Stream, Sweep, Temporary, Work, part_of
+from kpusim.operators.rowwise.work import Along, Stream, Sweep, Temporary, Work, all_of, part_of
 from kpusim.operators.steps import Step
 
 __all__ = ["ROW_SLOTS", "Mapping"]
@@ -63,6 +63,10 @@ class Mapping:
         """Whether the pieces of a block are loaded once for all sweeps."""
         return self.whole(work) or self.slots >= self.pieces(work)
 
+    def exchanges(self, work: Work) -> bool:
+        """Whether tiles share rows whose totals they exchange."""
+        return self.column_tiles > 1 and not work.independent
+
     def row_by_row(self, work: Work) -> bool:
         """Whether a tile has room for all pieces of a row, and of the next one: rows come and go in one go."""
         pieces = self.pieces(work)
@@ -103,11 +107,15 @@ class Mapping:
         used = work.touched((*work.prelude, *steps))
         if not self.whole(work):
             used |= {part_of(total) for sweep in work.sweeps for total in work.totals(sweep)}
-        return {
+        found = {
             item.buffer: (item.dtype, self.count(work, item), self.shape(item.shape))
             for name, item in work.operands.items()
             if name in used
         }
+        totals = [total for sweep in self.sweeps(work) for total in work.totals(sweep)]
+        if self.exchanges(work):
+            found |= {all_of(total): ("fp32", 1, (self.block_rows, self.column_tiles)) for total in totals}
+        return found
 
     def shape(self, shape: tuple[Along | int, ...]) -> tuple[int, ...]:
         """Of a buffer, or a box."""

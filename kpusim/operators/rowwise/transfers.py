@@ -9,6 +9,7 @@ from attrs import frozen
 from kpusim.isa.expr import Const, Expr, Name, ceiling_division
 from kpusim.isa.program import Instruction, Loop, Node, Section, SemaphoreRef, Signal, TileSet
 from kpusim.machine import Machine
+from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.place import DST, Place
 from kpusim.operators.rowwise.work import Stream, Work
@@ -61,6 +62,7 @@ def slot_of(work: Work, mapping: Mapping, stream: Stream, sweep: int = 0) -> Exp
 def share_of(work: Work, mapping: Mapping, machine: Machine) -> int:
     """Tiles of a DMA engine that take turns, see `Place`; 1 where they do not."""
     multicast = mapping.column_tiles > 1 and any(stream.kind == "column" for stream in work.streams)
+    multicast |= mapping.exchanges(work)
     share, rest = divmod(mapping.tiles, machine.dma_engines)
     return share if share and not rest and not multicast else 1
 
@@ -87,7 +89,8 @@ class Traffic:
             turns = [stream for stream in streams if not self._stays(stream)]
             for queue in range(half):
                 nodes = self._columns(streams) if queue == half - 1 and role == "in" else ()
-                nodes += over_steps(self.work, self.map, body(turns[queue::half]))
+                copies = self._copies() if role == "out" and queue == half - 1 else ()
+                nodes += over_steps(self.work, self.map, copies + body(turns[queue::half]))
                 if nodes:
                     found.append(self.seat.section(first + queue, nodes))
         return found
@@ -138,6 +141,14 @@ class Traffic:
         return self.seat.each(
             lambda tile: over_pieces(self.work, self.map, tuple(build(stream, tile, sweep) for stream in streams))
         )
+
+    def _copies(self) -> tuple[Node, ...]:
+        """Totals between tiles that share rows."""
+        exchange = Exchange(self.work, self.map)
+        nodes: tuple[Node, ...] = ()
+        for total in exchange.totals:  # one after the other: the next waits for this one of all tiles
+            nodes += self.seat.each(lambda tile, total=total: (exchange.copy(total, self._place(tile)),))  # type: ignore[misc]
+        return nodes
 
     def _each(self, streams: list[Stream], build: Build, sweep: int = 0) -> tuple[Node, ...]:
         """For each tile of an engine."""

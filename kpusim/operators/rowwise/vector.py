@@ -8,6 +8,7 @@ from attrs import evolve, frozen
 
 from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Instruction, Loop, Node, Section, SemaphoreRef, Signal
+from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.place import TILE, Place
 from kpusim.operators.rowwise.transfers import (
@@ -73,6 +74,7 @@ class Vector:
             nodes += [self._instruction(_fill(name, op), number) for name, op in totals.items()]
             nodes += self._instructions(sweep.before, number)
             nodes += over_pieces(self.work, self.map, self._piece(sweep, number, ("block", "column")))
+            nodes += Exchange(self.work, self.map).joined(sweep, self._here)
             nodes += self._instructions(sweep.after, number)
         return *nodes, *self._ended(rows)
 

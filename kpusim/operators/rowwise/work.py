@@ -27,6 +27,7 @@ __all__ = [
     "Sweep",
     "Temporary",
     "Work",
+    "all_of",
     "elements",
     "part_of",
 ]
@@ -159,6 +160,12 @@ class Work:
         return not self.sweeps
 
     @property
+    def shareable(self) -> bool:
+        """Whether tiles can share rows: they need nothing of each other but totals, and no result is a row's."""
+        totals = all(sweep.joined for sweep in self.sweeps)
+        return totals and not any(stream.kind == "row" and stream.role == "out" for stream in self.streams)
+
+    @property
     def passes(self) -> tuple[Sweep, ...]:
         """Sweeps over rows in pieces."""
         return self.sweeps or (Sweep(self.whole),)
@@ -230,6 +237,11 @@ class Work:
 def part_of(total: str) -> str:
     """The buffer for what is found in one piece."""
     return f"{total}_part"
+
+
+def all_of(total: str) -> str:
+    """The buffer for what all tiles that share rows have found."""
+    return f"{total}_all"
 
 
 def elements(shape: tuple[Dimension, ...], rows: int, columns: int) -> int:
