@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attrs import evolve, fields
+from click.testing import CliRunner
 from listings import DATACENTER, EDGE, MACHINES, TINY, execute, preset, variant
 
+from kpusim.cli import main
 from kpusim.errors import UserError
 from kpusim.function import Executor, random_inputs
 from kpusim.isa import assemble
@@ -243,3 +245,46 @@ def test_wide_rows_reach_what_their_reads_and_writes_can(machine):
     reads = Stream("random", 16384, 4096, 4096, 2 * rows * 4096)
     writes = Stream("sequential", 16384, 16384, 16384, rows * 4096, Fraction(1))
     assert moved / run.cycles >= 0.95 * mix_bandwidth(machine, (reads, writes))
+
+
+# --- in a workload ----------------------------------------------------------------------------------------------------
+
+WORKLOAD = """
+name = "cache"
+[symbols]
+tokens = 12
+[tensors]
+ids = { role = "input", shape = ["tokens"], dtype = "int64" }
+words = { role = "weight", shape = [90, 32] }
+x = { role = "activation", shape = ["tokens", 32] }
+slots = { role = "input", shape = ["tokens"], dtype = "int32" }
+cache = { role = "input", shape = [40, 32] }
+[[operators]]
+name = "embed"
+family = "gather"
+ports = { table = "words", indices = "ids", out = "x" }
+options = { indices = "zipf 1.1", index_dtype = "int64" }
+[[operators]]
+name = "keep"
+family = "scatter"
+ports = { rows = "x", indices = "slots", table = "cache" }
+options = { indices = "permutation" }
+"""
+
+
+def run_workload(text, tmp_path):
+    (tmp_path / "cache.toml").write_text(text)
+    words = ["run", str(tmp_path / "cache.toml"), "-m", TINY, "--verify", "--no-trace"]
+    return CliRunner().invoke(main, words)
+
+
+def test_a_cache_is_written_in_place(tmp_path):
+    result = run_workload(WORKLOAD, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("agrees with its float64 reference") == 2
+
+
+def test_a_table_is_not_its_own_rows(tmp_path):
+    result = run_workload(WORKLOAD.replace('rows = "x"', 'rows = "cache"').replace("[40, 32]", "[12, 32]"), tmp_path)
+    assert result.exit_code == 2
+    assert "keep reads and writes cache at once" in result.output

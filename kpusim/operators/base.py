@@ -40,7 +40,10 @@ ROW_MAJOR: Layouts = MappingProxyType({})
 
 @frozen
 class Port:
-    """A tensor that an operator reads or writes: `role` is in or out, `axes` say which dimension each axis is."""
+    """A tensor that an operator reads or writes: `axes` say which dimension each axis is.
+
+    role: in, out, or inout for what is changed in place.
+    """
 
     name: str
     role: str

@@ -244,6 +244,7 @@ class _Lives:
         """The lifetime at each port of step `number`. Raises UserError for reading what nothing has written yet."""
         found = {}
         outputs = {port.name for port in bound.operator.ports if port.role == "out"}
+        written = {port.name for port in bound.operator.ports if port.role != "in"}
         for port in sorted(bound.tensors, key=lambda name: name in outputs):
             tensor = bound.tensors[port]
             where = self._loaded.where(*path, "ports")
@@ -252,7 +253,7 @@ class _Lives:
                 problem = f"{bound.spec.name} is not in repeat block {tensor.spec.per}, as {tensor.name} is"
                 raise UserError(problem, where=where)
             key = tensor.name, iteration[1] if mine and iteration else 0
-            if port in outputs and any(other is tensor for name, other in bound.tensors.items() if name != port):
+            if port in written and any(other is tensor for name, other in bound.tensors.items() if name != port):
                 raise UserError(f"{bound.spec.name} reads and writes {tensor.name} at once", where=where)
             if port in outputs:
                 self._written.add(key)
