@@ -158,12 +158,20 @@ def unread(run, plain):
     run.counters["hbm.read_bytes"] = 1
 
 
+def idle_arrays(run, plain):
+    run.counters["macs.bf16"] = 5 * 7 * 9 - 1
+
+
 def busier(run, plain):
     run.busy[0] += 1
 
 
 def lazier(run, plain):
     run.cycles -= 100
+
+
+def more_work(monkeypatch):
+    monkeypatch.setattr(Gemm, "vector_work", {"exp": 10})
 
 
 def other_text(monkeypatch):
@@ -188,6 +196,8 @@ def other_mapping(monkeypatch):
         (simulated(more_reads), "hbm.read_bytes: "),
         (simulated(unwritten), "69 bytes are written, but the outputs are 70"),
         (simulated(unread), f"but inputs and outputs are {2 * (5 * 7 + 7 * 9 + 5 * 9)}"),
+        (simulated(idle_arrays), "314 multiply-accumulates are executed, but the operator has 315"),
+        (more_work, "vector engines worked for 35 lane-cycles, but the operator needs 40"),
         (simulated(busier), "busy and stalls of chip0.tile0.matrix are not those of its spans"),
         (simulated(lazier), "is idle for -"),
         (other_text, "the program's text is read as another program"),

@@ -46,8 +46,8 @@ def command(
     """Draw operators, machines and mappings at random, and check what must hold of each.
 
     That is: its results agree with float64, without a hazard; the plain mode and the local clocks agree in every span;
-    for each unit busy, stalls and idle add up to all cycles; what is moved is at least inputs and outputs; programs,
-    mappings and operators are read back from their texts as they were.
+    for each unit busy, stalls and idle add up to all cycles; what is moved is at least inputs and outputs, and what
+    is computed at least the operator's work; programs, mappings and operators are read back from their texts.
 
     The first failure of each kind is made as small as it goes; the line that runs it again is printed, and the exit
     code is 1. Refused are cases that an operator or a machine cannot be, told in a message. With --op nothing is drawn.

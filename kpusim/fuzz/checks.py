@@ -126,6 +126,7 @@ def _runs(made: _Program, tensors: dict[str, Array]) -> Iterator[str]:
     yield from _differences(run, spans, local, others)
     yield from _accounts(run, spans)
     yield from _traffic(made, run)
+    yield from _work(made, run)
 
 
 def _wrong(found: list[Verification]) -> Iterator[str]:
@@ -179,3 +180,15 @@ def _traffic(made: _Program, run: Run) -> Iterator[str]:
     moved, least = run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"], made.operator.compulsory_bytes
     if moved < least:
         yield f"{moved} bytes are moved between HBM and chip, but inputs and outputs are {least}"
+
+
+def _work(made: _Program, run: Run) -> Iterator[str]:
+    """Whether arrays or lanes did less than the roofs of the operator say."""
+    macs = sum(count for name, count in run.counters.items() if name.startswith("macs."))
+    if macs < made.operator.macs:
+        yield f"{macs} multiply-accumulates are executed, but the operator has {made.operator.macs}"
+    lane_cycles = made.machine.vector.lane_cycles
+    done = sum(run.counters.get(f"vector.{name}", 0) * each for name, each in lane_cycles.items())
+    least = sum(elements * lane_cycles[name] for name, elements in made.operator.vector_work.items())
+    if done < least:
+        yield f"vector engines worked for {done} lane-cycles, but the operator needs {least}"
