@@ -13,7 +13,7 @@ from kpusim.machine import load_machine
 from kpusim.operators import lower_as, mapping_toml
 from kpusim.operators.elementwise import Add, Dequantize, Relu, Rope
 from kpusim.operators.norm import BatchNorm, LayerNorm, RmsNorm, Softmax
-from kpusim.operators.rowwise.choose import mappings
+from kpusim.operators.rowwise.choose import mappings, traffic
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.simulate.run import simulate
 
@@ -72,7 +72,10 @@ FORMS = [
 @given(st.sampled_from(FORMS), st.sampled_from(VARIANTS), st.data())
 def test_every_mapping_is_right(operator, changes, data):
     machine = variant(changes)
-    execute(operator, machine, data.draw(st.sampled_from([*mappings(operator.work, machine)])))
+    mapping = data.draw(st.sampled_from([*mappings(operator.work, machine)]))
+    execute(operator, machine, mapping)
+    bytes_moved = sum(moved(run(operator, machine, mapping)))
+    assert traffic(operator.work, mapping) <= bytes_moved  # the ends of rows in whole accesses
 
 
 @pytest.mark.parametrize("operator", FORMS, ids=lambda form: form.family)
@@ -149,6 +152,7 @@ def test_pieces_that_all_fit_are_loaded_once(slots):
     execute(operator, machine, mapping)
     assert moved(run(operator, machine, mapping)) == (6 * 512 * 2, 6 * 512 * 2)
     assert moved(run(operator, machine, attrs.evolve(mapping, slots=3)))[0] == 3 * 6 * 512 * 2
+    assert traffic(operator.work, attrs.evolve(mapping, slots=3)) == 4 * 6 * 512 * 2
 
 
 @pytest.mark.parametrize(("operator", "mapping"), [
@@ -180,6 +184,7 @@ def test_vectors_of_columns_are_read_once_or_come_again():
         mapping = Mapping(2, 1, 4, 32, 2, 2, slots)
         execute(operator, machine, mapping)
         assert moved(run(operator, machine, mapping))[0] == x + times * vectors
+        assert traffic(operator.work, mapping) == 2 * x + times * vectors
 
 
 # --- what it takes ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.work import Dimension, Stream, Work, elements
 from kpusim.operators.steps import Step
 
-__all__ = ["Cost", "Found", "choose", "explained", "mappings"]
+__all__ = ["Cost", "Found", "choose", "explained", "mappings", "traffic"]
 
 SHOWN = 8  # mappings in the table of --explain
 NEAR = 1.005  # among mappings so near to the fastest the one with the fewest instructions is taken
@@ -85,7 +85,7 @@ def choose(work: Work, machine: Machine, mapping: Mapping | None = None) -> Foun
         _check(mapping, work, machine)
         found = cost(work, mapping, machine)
         return Found(mapping, found, ((mapping, found),), forced=True)
-    weighed = [(each, cost(work, each, machine)) for each in mappings(work, machine)]
+    weighed = [(each, cost(work, each, machine)) for each in dict.fromkeys(mappings(work, machine))]
     if not weighed:
         least = min(_smallest(work), key=lambda each: each.sram_bytes(work)).sram_bytes(work)
         raise UserError(
@@ -221,7 +221,9 @@ def cost(work: Work, mapping: Mapping, machine: Machine) -> Cost:
     filling = _filling(work, mapping, machine)
     if min(mapping.slots, mapping.out_slots) == 1:  # nothing overlaps
         filling = {name: cycles + sum(parts.values()) - parts[name] for name, cycles in filling.items()}
-    return Cost(parts, moved, mapping.tiles * rows * (len(work.whole) + 2 * len(work.streams)), filling)
+    return Cost(
+        parts, traffic(work, mapping), mapping.tiles * rows * (len(work.whole) + 2 * len(work.streams)), filling
+    )
 
 
 def _filling(work: Work, mapping: Mapping, machine: Machine) -> dict[str, int]:
@@ -244,6 +246,19 @@ def _filling(work: Work, mapping: Mapping, machine: Machine) -> dict[str, int]:
         turns = ceil_div(mapping.tiles, machine.dma_engines) + 1
         ways += mapping.steps(work) * totals * (turns * dma.setup_cycles + mapping.column_tiles)
     return {"vector": ways + first, "hbm": ways + vector, "dma": ways + vector}
+
+
+def traffic(work: Work, mapping: Mapping) -> int:
+    """HBM bytes, but for accesses at the ends of pieces."""
+    total = 0
+    for stream in work.streams:
+        size = elements(stream.tensor, work.rows, work.columns) * DTYPE_BITS[stream.dtype] // 8
+        loads = len(mapping.loads(work, stream)) if stream.role == "in" and stream.kind != "row" else 1
+        if stream.kind == "column":
+            total += size * (1 if mapping.stays(work) else loads * mapping.blocks(work))
+        else:
+            total += size * work.entries * (loads if stream.kind == "block" else mapping.column_tiles)
+    return total
 
 
 def _times(work: Work, mapping: Mapping, stream: Stream) -> tuple[int, int]:
