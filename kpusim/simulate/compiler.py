@@ -18,15 +18,15 @@ from kpusim.engines.vector import VectorEngine
 from kpusim.isa.expr import Const, Expr, as_table, bounds, names_in, python_source, tables_in
 from kpusim.isa.program import Instruction, Loop, Node, Program, Section, SemaphoreRef, View
 from kpusim.isa.ranges import Ranges, inner_ranges, section_ranges, view_ranges
-from kpusim.isa.tables import DTYPE_BITS, Row, instruction_rows
+from kpusim.isa.tables import Row, instruction_rows
 from kpusim.simulate.lookups import Lookups
+from kpusim.simulate.work_text import WorkText
 
 __all__ = ["SectionFunction", "compile_section"]
 
 SectionFunction = Callable[..., Iterator[None]]
 """(place, unit): see `simulate.local`."""
 
-PRODUCT = " * "
 RELEASED = f"latest & {KEY_MASK} if t > c else {NO_SPAN}"
 
 
@@ -54,6 +54,7 @@ class _Writer:
         self.tables = {table.name: table.values for table in program.tables}
         self.lookups = Lookups(self.tables)
         self.buffers = {buffer.name: buffer for buffer in program.buffers}
+        self.works = WorkText(self.buffers, self.text)
         self.semaphores = program.semaphore_layout()
         self.causes = fabric.causes
         self.scope: dict[str, Any] = {
@@ -109,7 +110,7 @@ class _Writer:
             if isinstance(node, Loop):
                 pc = self.hoist(node.body, pc + 1, known, outer) + 1
                 continue
-            needs, tables, call = self.work_call(node)
+            needs, tables, call = self.works.call(node)
             if call and needs <= known and not tables and (not needs <= outer or not outer):
                 self.put_work(node, pc, call)
             pc += 1
@@ -136,46 +137,6 @@ class _Writer:
         """The condition for accumulating as Python text; "" where it is the same every time."""
         option = node.option("accumulate")
         return "" if isinstance(option, Const) or node.op != "matmul" else self.text(option)
-
-    def work_call(self, node: Instruction) -> tuple[frozenset[str], frozenset[str], str]:
-        """(names, tables) that the sizes of its work depend on, and the Python text that computes it ("" for control).
-
-        The text has a place for whether it accumulates.
-        """
-        row = instruction_rows()[node.op]
-        if row.unit == "any":
-            return frozenset(), frozenset(), ""
-        views = [operand for operand in node.operands if isinstance(operand, View)]
-        sizes = [[length for _, length in view_ranges(view, self.buffers[view.buffer])] for view in views]
-        exprs = [length for lengths in sizes for length in lengths]
-        if row.unit == "matrix":
-            exprs.append(node.option("transpose_a"))
-        call = self.matrix_call(node, views, sizes) if row.unit == "matrix" else self.vector_call(row, views, sizes)
-        names = frozenset().union(*(names_in(expr) for expr in exprs))
-        return names, frozenset().union(*(tables_in(expr) for expr in exprs)), call
-
-    def size(self, expr: Expr) -> str:
-        return str(max(expr.value, 0)) if isinstance(expr, Const) else f"max(0, {self.text(expr)})"
-
-    def product(self, lengths: list[Expr]) -> str:
-        return PRODUCT.join(self.size(length) for length in lengths) or "1"
-
-    def matrix_call(self, node: Instruction, views: list[View], sizes: list[list[Expr]]) -> str:
-        m, n, k = f"({self.product(sizes[0][:-1])})", self.size(sizes[0][-1]), self.size(sizes[1][-1])
-        swapped = node.option("transpose_a")
-        if swapped != Const(0):
-            k = f"(({self.product(sizes[1])}) // ({m} or 1) if {self.text(swapped)} else {k})"
-        dtype = self.buffers[views[1].buffer].dtype
-        return f"matrix_work({m} if {n} else 0, {n}, {k}, {{}}, {dtype!r})"
-
-    def vector_call(self, row: Row, views: list[View], sizes: list[list[Expr]]) -> str:
-        elements = ", ".join(self.product(lengths) for lengths in sizes)
-        size = " + ".join(
-            f"-(-({self.product(lengths)}) * {DTYPE_BITS[self.buffers[view.buffer].dtype]} // 8)"
-            for view, lengths in zip(views, sizes, strict=True)
-        )
-        passes = str(row.passes) if isinstance(row.passes, int) else self.size(sizes[0][-1])
-        return f"vector_work({row.timing_class!r}, max({elements}, 0), {size}, {passes})"
 
     # --- bodies ---------------------------------------------------------------------------------------------------
 
@@ -210,7 +171,7 @@ class _Writer:
         self.slots = {}
         if row.name == "halt":
             return
-        _, tables, call = self.work_call(node)
+        _, tables, call = self.works.call(node)
         for operand in node.operands:
             if isinstance(operand, View):
                 for check in self.view_guards(operand, ranges):
@@ -321,7 +282,7 @@ class _Writer:
 
     def guard(self, start: Expr, length: Expr, extent: int) -> None:
         at = self.text(start)
-        self.put(f"if {at} < 0 or {at} + {self.size(length)} > {extent}: raise IndexError")
+        self.put(f"if {at} < 0 or {at} + {self.works.size(length)} > {extent}: raise IndexError")
 
     # --- loops that are added up ----------------------------------------------------------------------------------
 
@@ -337,7 +298,7 @@ class _Writer:
                 if not self.uniform(node, inner, counters):
                     return False
             else:
-                needs, tables, call = self.work_call(node)
+                needs, tables, call = self.works.call(node)
                 needs |= names_in(node.option("accumulate"))
                 if not call or node.waits or node.signals or needs & counters or tables:
                     return False
