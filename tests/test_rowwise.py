@@ -13,7 +13,8 @@ from kpusim.machine import load_machine
 from kpusim.operators import lower_as, mapping_toml
 from kpusim.operators.elementwise import Add, Dequantize, Relu, Rope
 from kpusim.operators.norm import BatchNorm, LayerNorm, RmsNorm, Softmax
-from kpusim.operators.rowwise.choose import mappings, traffic
+from kpusim.operators.rowwise.choose import mappings
+from kpusim.operators.rowwise.estimate import traffic
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.simulate.run import simulate
 
