@@ -15,6 +15,7 @@ from kpusim.errors import UserError
 from kpusim.function import Executor, random_inputs
 from kpusim.isa import assemble
 from kpusim.isa.check import check_program
+from kpusim.isa.layout import Layout
 from kpusim.machine.limits import limits_of
 from kpusim.operators import make_operator, text_of
 from kpusim.operators.gather import Gather, GatherNd, Scatter, ScatterAdd
@@ -288,3 +289,10 @@ def test_a_table_is_not_its_own_rows(tmp_path):
     result = run_workload(WORKLOAD.replace('rows = "x"', 'rows = "cache"').replace("[40, 32]", "[12, 32]"), tmp_path)
     assert result.exit_code == 2
     assert "keep reads and writes cache at once" in result.output
+
+
+@pytest.mark.parametrize("layout", [Layout((), 80), Layout((4, 16))])
+def test_tables_lie_as_they_like(layout):
+    for operator in (Gather(50, 72, 30), Scatter(50, 72, 30), ScatterAdd(50, 72, 30, indices="duplicates")):
+        layouts = {port.name: layout for port in operator.ports if len(port.shape) == 2}
+        execute(operator, preset(TINY), layouts=layouts)
