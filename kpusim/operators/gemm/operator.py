@@ -174,7 +174,7 @@ class Matmul:
 
 @frozen
 class Gemm(Matmul):
-    """out[m, n] = sum over k of a[m, k] * b[k, n] (a[k, m], b[n, k] if transposed), and what `Matmul` adds to it.
+    """out[m, n] = sum over k of a[m, k] * b[k, n] (a[k, m], b[n, k] if transposed), between prologue and epilogue.
 
     batch: so many products of their own, each tensor with a dimension for them in front; 0: none.
     """
