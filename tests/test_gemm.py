@@ -186,3 +186,9 @@ def test_the_reference_of_a_plain_gemm():
     a, b = rng.integers(-9, 9, (3, 5)).astype(np.int8), rng.integers(-9, 9, (4, 5)).astype(np.int8)
     gemm = Gemm(3, 4, 5, dtype="int8", out_dtype="int32", transpose_b=True)
     assert (gemm.reference({"a": a, "b": b})["out"] == a.astype(int) @ b.astype(int).T).all()
+
+
+def test_a_single_column_of_tiles():
+    """Engines at both ends of a row of one tile: none is nearer than the other."""
+    machine = variant("tiles.rows=4 tiles.columns=1")
+    execute(Gemm(8, 8, 8), machine, mapping=Mapping(2, 2, 4, 4, 8))

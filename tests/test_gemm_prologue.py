@@ -61,6 +61,7 @@ def test_parts_of_k_add_up_their_squares(kind):
     for slots, block_k, accumulators in ((1, 32, 1), (3, 8, 2), (4, 8, 2)):
         mapping = Mapping(2, 1, 4, 4, block_k, slots=slots, accumulators=accumulators, grid_k=2)
         execute(gemm, preset(TINY), mapping=mapping)
+    execute(Gemm(2, 6, 12, prologue=kind, b_dtype="int8", scale_group=3, transpose_b=True), preset(TINY))
     execute(Gemm(1, 1, 18, prologue=kind, b_dtype="int8"), preset(TINY), mapping=Mapping(1, 1, 1, 1, 9, grid_k=2))
 
 

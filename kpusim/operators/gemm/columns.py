@@ -84,8 +84,7 @@ def _weighted(
         b = View("b_tile", ready, (rows, across))
         vector, summed = View(f"{name}_across", ZERO, (rows, Range())), View("columns_part", ZERO, (Range(), across))
         total, operation = View("columns", round_ % 2, (one, across)), "col_sum"
-    lead = (Range(),) * (len(b.ranges) - 2)
-    weighted = View("weighted", ZERO, (*lead, low, across))
+    weighted = View("weighted", ZERO, (low, across))
     return (
         Instruction("mul", (weighted, b, vector)),
         Instruction(operation, (summed, weighted)),

@@ -122,15 +122,15 @@ class Mapping:
         if self.grid_k > 1:
             found["partial"] = problem.accumulator, self.grid_k - 1, (m, n)
         if problem.prologue.vectors:
-            found |= self._norm_buffers(problem, b)
+            found |= self._norm_buffers(problem)
         for name in problem.epilogue.vectors:
             found[f"{name}_tile"] = "fp32" if name == "scale" else problem.model_dtype, 2, (1, n)
         if problem.epilogue.residual:
             found["residual_tile"] = problem.model_dtype, 2, (self.strip_rows, n)
         return found | dict.fromkeys(temporaries(problem), ("fp32", 1, (self.strip_rows, n)))
 
-    def _norm_buffers(self, problem: Problem, b: tuple[int, ...]) -> Buffers:
-        """Those of a prologue; b: the shape of a block of B as it is multiplied."""
+    def _norm_buffers(self, problem: Problem) -> Buffers:
+        """Those of a prologue."""
         k, prologue = self.block_k, problem.prologue
         found: Buffers = {f"{name}_tile": (problem.norm_dtype, self.slots, (1, k)) for name in prologue.vectors}
         if prologue.kind == "batchnorm":
@@ -138,17 +138,17 @@ class Mapping:
         if prologue.by_row:
             sums = self.block_m, 2 if prologue.centred else 1
             found |= {"squares": ("fp32", 1, (self.norm_rows, k)), "norm_part": ("fp32", 1, sums)}
-            found |= {"norm_sum": ("fp32", 2, sums)} | (self._column_buffers(problem, b) if prologue.centred else {})
+            found |= {"norm_sum": ("fp32", 2, sums)} | (self._column_buffers(problem) if prologue.centred else {})
         for name in ("norm_sum", "columns"):
             if self.grid_k > 1 and name in found:
                 found[f"{name}_partial"] = "fp32", self.grid_k - 1, found[name][2]
         return found
 
-    def _column_buffers(self, problem: Problem, b: tuple[int, ...]) -> Buffers:
+    def _column_buffers(self, problem: Problem) -> Buffers:
         """Of the sums of B's columns."""
         n, k, strip = self.block_n, self.block_k, self.weighted_rows(problem)
         found: Buffers = {
-            "weighted": ("fp32", 1, (*b[:-2], strip, b[-1])),
+            "weighted": ("fp32", 1, (strip, k if problem.transpose_b else n)),
             "columns_part": ("fp32", 1, (strip, 1) if problem.transpose_b else (1, n)),
             "columns": ("fp32", 2, (n, 2) if problem.transpose_b else (2, n)),
         }

@@ -161,10 +161,12 @@ def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) ->
 
 
 def _covers(mapping: Mapping, problem: Problem) -> bool:
-    """Whether each part of K has something to do, and blocks of B have whole scales."""
+    """Whether each part of K has something to do, and blocks of B whole scales; one, where columns are summed."""
     if (mapping.grid_k - 1) * mapping.steps(problem) * mapping.block_k >= problem.k:
         return False
     group = problem.group_k
+    if problem.prologue.centred and problem.transpose_b and mapping.scales(problem) > 1:
+        return False
     return not problem.quantized or group == problem.k or not mapping.block_k % group or not group % mapping.block_k
 
 

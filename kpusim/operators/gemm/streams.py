@@ -24,7 +24,7 @@ def seat_of_columns(grid: Grid, machine: Machine) -> Seat:
     rows, rest = divmod(grid.map.grid_n, columns)
     half = columns // 2
     near = machine.dma.placement == "row-ends" and rows > 1 and rest == 0 and copies > 1 and grid.planes == 1
-    if not near or half % copies or rows * copies != machine.tiles.rows:
+    if not near or not half or half % copies or rows * copies != machine.tiles.rows:
         return Seat(groups, machine.dma_engines, 1)
     row, side = ENGINE // 2, ENGINE % 2
     return Seat(groups, machine.dma_engines, 1, row % rows * columns + side * half + row // rows, copies)
