@@ -20,9 +20,9 @@ __all__ = ["Selection", "burst_bytes"]
 class Selection:
     """Rows of a table [entries, width] by a list.
 
-    ports: of the table, of the indices and of the rows in the order of the list. rows: the listed numbers. indices: the
-    elements of the tensor of indices: those numbers or, where `leading` has the sizes of the table's own dimensions,
-    one number for each of these.
+    table, index, listed: the ports of the table, of the indices, and of the rows in the order of the list. rows: the
+    listed numbers. indices: the elements of the tensor of indices, which are those numbers or, where `leading` has the
+    sizes of the table's own dimensions, one number for each of these.
     """
 
     table: Port

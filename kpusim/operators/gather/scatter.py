@@ -80,7 +80,7 @@ def lower_scatter(
         ),
         buffers=buffers(selection.buffers(found)),
         semaphores=lanes.semaphores("block", "index", *summed),
-        tables=_tables(selection, plan),
+        tables=_tables(selection, plan, blocks.turns),
         sections=(*_queues(op, lanes, blocks, plan.hot), *([_sums(lanes, blocks)] if plan.hot else [])),
     )
     return Lowered(program, (*lanes.choices(), _duplicates(selection, plan)), found)
@@ -101,9 +101,8 @@ class _Blocks:
         return Loop("t", ZERO, times, body)
 
 
-def _tables(selection: Selection, plan: Schedule) -> tuple[Table, ...]:
+def _tables(selection: Selection, plan: Schedule, turns: int) -> tuple[Table, ...]:
     """The list, the order in which it is worked on, its rows in that order, and the blocks of each lane."""
-    turns = max(len(lane) for lane in plan.lanes)
     padded = [asdict(block) for lane in plan.lanes for block in (*lane, *[Block(0, 0)] * (turns - len(lane)))]
     told = padded[0] if plan.hot else ("first", "many")
     return (
