@@ -193,6 +193,4 @@ def test_the_layer_in_the_workload_is_right():
     words = ["run", "mixtral-moe-layer", *symbols, "-m", "kpu-tiny", "--verify", "--no-trace"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
-    assert (
-        result.stdout.count("agrees with its float64 reference") == 12
-    )  # two of routing; one of both swiglu
+    assert result.stdout.count("agrees with its float64 reference") == 12  # two of routing; one of both swiglu
