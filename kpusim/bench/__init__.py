@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from attrs import frozen
 
+from kpusim.bench.attention import attention16k, attention_decode, attention_scale
 from kpusim.bench.decode import decode1, decode32
 from kpusim.bench.gathers import gather_bandwidth
 from kpusim.bench.gemms import gemm_dataflows, gemm_dtypes, gemm_forms, gemm_machines
@@ -48,6 +49,17 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "gemm4096.traffic_over_bound": Target(1.25),
         "decode1.bandwidth_over_ideal": Target(0.95, at_least=True),
         "decode32.bandwidth_over_ideal": Target(0.95, at_least=True),
+        "attention16k.kpu-datacenter.full_pipelined.matrix_utilisation": Target(0.95, at_least=True),
+        "attention16k.kpu-datacenter.causal_pipelined.matrix_utilisation": Target(0.85, at_least=True),
+        **{
+            f"attention16k.{machine}.{mask}_{variant}.traffic_over_bound": Target(1.25)
+            for machine in ("kpu-datacenter", "kpu-edge")
+            for mask in ("full", "causal")
+            for variant in ("flash", "pipelined")
+        },
+        "attention_scale.16k.wall_in_timeouts": Target(2_500_000),
+        "attention_scale.128k.wall_in_timeouts": Target(110_000_000),
+        "attention_scale.128k.peak_memory_megabytes": Target(500),
         "*.bandwidth_over_mix": Target(0.95, at_least=True),
         "*.traffic_over_bound": Target(1.5),
         "*.roofline_over_cycles": Target(0.85, at_least=True),
@@ -67,7 +79,8 @@ GROUPS: Mapping[str, Callable[[], Pairs]] = MappingProxyType(
         group.__name__: group
         for group in (
             unit, gemm4096, gemm4096_folds, gemm4096_edge, trace, memory, array128, decode1, decode32, gemm_dtypes,
-            gemm_dataflows, gemm_machines, gemm_forms, gather_bandwidth, memory_bound,
+            gemm_dataflows, gemm_machines, gemm_forms, gather_bandwidth, memory_bound, attention16k,
+            attention_decode, attention_scale,
         )
     }
 )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import simpy
 
-from kpusim.operators.gemm import Gemm, GroupedGemm
+from kpusim.operators import Operator
 from kpusim.simulate.run import Run
 
 __all__ = ["Pairs", "command", "timed", "timeout_seconds", "traffic_over_bound", "utilisation"]
@@ -52,12 +52,12 @@ def timed(work: Callable[[], T], repeats: int = 1) -> tuple[float, T]:
     return best / timeout_seconds(), result
 
 
-def utilisation(operator: Gemm | GroupedGemm, run: Run) -> float:
+def utilisation(operator: Operator, run: Run) -> float:
     """Multiply-accumulates over what all arrays could do in the same cycles."""
-    return float(operator.macs / run.machine.peak_macs_per_cycle(operator.dtype) / run.cycles)
+    return float(operator.macs / run.machine.peak_macs_per_cycle(operator.math_dtype) / run.cycles)
 
 
-def traffic_over_bound(operator: Gemm | GroupedGemm, run: Run) -> float:
+def traffic_over_bound(operator: Operator, run: Run) -> float:
     """HBM bytes over the I/O bound."""
     moved = run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"]
     return moved / operator.io_bound_bytes(run.machine)

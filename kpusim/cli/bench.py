@@ -41,6 +41,10 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
         agree in everything); such as gemm_dtypes.fp8_e4m3, gemm_machines.kpu-edge_decode32, gemm_forms.grouped_zipf
       memory_bound.MACHINE.OPERATOR.wall_in_timeouts, .cycles, .bandwidth_over_mix (bytes/cycle, over what HBM reaches
         for streams of as many reads and writes)
+      attention16k.MACHINE.MASK_VARIANT.cycles, .matrix_utilisation, .traffic_over_bound, .traffic_over_compulsory
+      attention_decode.MACHINE.ROW.cycles, .bandwidth_over_mix, .bandwidth_over_attainable
+      attention_scale.16k.wall_in_timeouts, .whole_wall_in_timeouts (--whole), .share_over_whole_cycles;
+        .128k.wall_in_timeouts, .peak_memory_megabytes
 
     \b
     Example:
