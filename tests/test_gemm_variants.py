@@ -4,7 +4,7 @@ from math import erf, exp, sqrt, tanh
 
 import numpy as np
 import pytest
-from gemms import FLAG, TINY, execute, gemms, preset, variant, verdict
+from gemms import DATACENTER, FLAG, TINY, execute, gemms, preset, variant, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +84,11 @@ def test_scales_of_quantised_weights():
 def test_scale_groups_of_any_size_are_lowered():
     execute(Gemm(4, 32, 80, b_dtype="int8", scale_group=48), preset(TINY))
     execute(Gemm(4, 8, 120, b_dtype="int4", scale_group=20, transpose_b=True), preset(TINY))
+
+
+def test_parts_of_k_that_no_scales_divide_do_not_hide_others():
+    """72 elements in 8 or 4 parts of whole groups of 8 leave parts empty."""
+    execute(GroupedGemm(6, 90, 32, 72, b_dtype="int4", scale_group=8), preset(DATACENTER))
 
 
 def test_groups_have_rows_and_weights_of_their_own():

@@ -18,7 +18,7 @@ from kpusim.operators.gemm.problem import Problem
 __all__ = ["QUEUES", "Found", "check_mapping", "mappings", "search"]
 
 QUEUES = 3  # of a DMA engine: A, B and the output; one more to pass on what is resident, or partial sums
-PROMISING = 20  # output blockings that are weighed in every depth
+PROMISING = 20  # output blockings that are weighed in every depth; more where none of them divides K as it must be
 DEPTHS = 3  # steps along K that are weighed for each, from the longest that fits
 SHORTEST = 8  # step along K, elements
 
@@ -101,8 +101,13 @@ def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:
     if not outlines:  # not even one fold of the array fits
         fold = dict.fromkeys("mnk", 1)
         outlines = _outlines(problem, machine, fold)
-    for _, _, outline in sorted(outlines)[:PROMISING]:
-        yield from _depths(outline, problem, machine, fold["k"])
+    found = False
+    for number, (_, _, outline) in enumerate(sorted(outlines)):
+        if found and number >= PROMISING:
+            return
+        for mapping in _depths(outline, problem, machine, fold["k"]):
+            found = True
+            yield mapping
 
 
 def _outlines(problem: Problem, machine: Machine, fold: dict[str, int]) -> list[tuple[int, int, Outline]]:
