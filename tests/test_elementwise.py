@@ -99,6 +99,19 @@ def test_rope_turns_complex_numbers(interleaved):
     assert paired(out) == pytest.approx(paired(x) * np.exp(1j * angle)[:, None])
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_angles_of_positions(interleaved):
+    rope = Rope(5, 24, head_dim=8, table=9, positions="8 0 3 3 8", interleaved=interleaved)
+    inputs, results = execute(rope, preset(TINY))
+    assert inputs["positions"].tolist() == [8, 0, 3, 3, 8]
+    assert inputs["cos"].shape == (9, 4)
+    rows = {"x": inputs["x"], **{name: inputs[name][[8, 0, 3, 3, 8]] for name in ("cos", "sin")}}
+    expected = Rope(5, 24, head_dim=8, interleaved=interleaved).reference(rows)["out"]
+    assert results["out"].astype(float) == pytest.approx(expected, rel=1 / 128, abs=1e-30)
+    assert rope.compulsory_bytes == 2 * 5 * 24 * 2 + 5 * 4 + 2 * 3 * 4 * 4  # 3 rows of each table
+    execute(Rope(70, 64, head_dim=16, table=1000, positions="uniform", seed=3), preset("kpu-edge"))
+
+
 @pytest.mark.parametrize(("dtype", "most"), [("int8", 127), ("int4", 7), ("int2", 1)])
 @pytest.mark.parametrize("group", [0, 8])
 def test_quantised_rows(dtype, most, group):
@@ -156,6 +169,8 @@ def test_a_wrong_operand_is_more_than_the_tolerance(operator, name, change):
     ("add(rows=1, columns=1, out_dtype=int8)", "real numbers do not become integers; found 'out_dtype=int8'"),
     ("rope(rows=1, columns=100)", "columns: a row is of whole heads; found 100; allowed: multiples of head_dim = 128"),
     ("rope(rows=1, columns=9, head_dim=9)", "head_dim: a head is of pairs; found 9; allowed: even numbers"),
+    ("rope(rows=1, columns=128, positions=uniform)", "positions are of a table; found"),
+    ("rope(rows=2, columns=128, table=4, positions='3 4')", "an index out of range; found '4, number 1"),
     ("quantize(rows=1, columns=9, out_dtype=int4)", "columns: a row of int4 ends within a byte; found 9"),
     ("quantize(rows=1, columns=9, group=2)", "group: a row is of whole groups; found 2; allowed: divisors of columns"),
     ("quantize(rows=1, columns=8, group=2, out_dtype=int2)", "group: a row of int2 ends within a byte; found 2"),

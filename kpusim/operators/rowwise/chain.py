@@ -40,15 +40,20 @@ class Chain:
 
     def load(
         self, name: str, dtype: str, shape: Shape = BLOCK, tensor: Shape = BLOCK, *, port: str = "", offset: int = 0,
-        stored: bool = False,
+        index: str = "", stored: bool = False,
     ) -> str:  # fmt: skip
         """An input; what the vector engine cannot compute with is converted to fp32, unless it is wanted as stored."""
-        self.streams.append(Stream(name, port or name, "in", dtype, tensor, shape, offset))
+        self.streams.append(Stream(name, port or name, "in", dtype, tensor, shape, offset, index))
         if stored or dtype in DTYPE_GROUPS["number"]:
             return name
         wide = self.temporary(f"{name}_wide", shape)
         (self.prelude if 1 in shape[:1] else self.steps).append(Step("dequantize", wide, (name, 1.0, 0.0)))
         return wide
+
+    def index(self, name: str, numbers: tuple[int, ...]) -> str:
+        """An input that says which rows of others are wanted."""
+        self.options["indices"] = (*self.options.get("indices", ()), (name, numbers))
+        return self.load(name, "int32", (ROWS,), (ROWS,))
 
     def column(self, name: str, dtype: str) -> str:
         """An input with one element a column."""

@@ -95,7 +95,7 @@ def traffic(work: Work, mapping: Mapping) -> int:
     """HBM bytes, but for accesses at the ends of pieces."""
     total = 0
     for stream in work.streams:
-        size = elements(stream.tensor, work.rows, work.columns) * DTYPE_BITS[stream.dtype] // 8
+        size = elements(stream.moved, work.rows, work.columns) * DTYPE_BITS[stream.dtype] // 8
         loads = len(mapping.loads(work, stream)) if stream.role == "in" and stream.kind != "row" else 1
         if stream.kind == "column":
             total += size * (1 if mapping.stays(work) else loads * mapping.blocks(work))
@@ -117,7 +117,7 @@ def _times(work: Work, mapping: Mapping, stream: Stream) -> tuple[int, int]:
 
 def _bytes(work: Work, mapping: Mapping, stream: Stream, machine: Machine) -> int:
     """HBM bytes of one slot, and so many more as would move while rows are opened anew."""
-    size = ceil_div(elements(stream.tensor, mapping.block_rows, mapping.block_columns) * DTYPE_BITS[stream.dtype], 8)
+    size = ceil_div(elements(stream.moved, mapping.block_rows, mapping.block_columns) * DTYPE_BITS[stream.dtype], 8)
     if stream.kind != "block":
         return size
     if mapping.block_columns == work.columns or mapping.row_by_row(work):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpusim.isa.program import Program, Semaphore, TensorMap
+from kpusim.isa.program import Program, Semaphore, Table, TensorMap
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
 from kpusim.operators.declare import buffers, tensors
@@ -31,6 +31,7 @@ def lower(work: Work, machine: Machine, layouts: Layouts = ROW_MAJOR, mapping: M
             *(semaphore for stream in work.streams for semaphore in _pair(stream, work, found.mapping)),
             *Exchange(work, found.mapping).semaphores(),
         ),
+        tables=tuple(Table(f"{name}_list", numbers, name) for name, numbers in work.indices),
         sections=(
             *Traffic(work, found.mapping, machine).sections(),
             Vector(work, found.mapping, share_of(work, found.mapping, machine)).section(),
@@ -40,7 +41,8 @@ def lower(work: Work, machine: Machine, layouts: Layouts = ROW_MAJOR, mapping: M
 
 
 def _box(stream: Stream, mapping: Mapping) -> TensorMap:
-    return TensorMap(f"{stream.name}_box", stream.port, mapping.shape(stream.tensor))
+    box = mapping.shape(stream.tensor)
+    return TensorMap(f"{stream.name}_box", stream.port, (1, *box[1:]) if stream.index else box)
 
 
 def _pair(stream: Stream, work: Work, mapping: Mapping) -> tuple[Semaphore, ...]:

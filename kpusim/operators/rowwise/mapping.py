@@ -104,7 +104,7 @@ class Mapping:
     def buffers(self, work: Work) -> Table[str, tuple[str, int, tuple[int, ...]]]:
         """(dtype, slots, shape) of each buffer of a tile, by name."""
         steps = [step for sweep in self.sweeps(work) for step in (*sweep.before, *sweep.each, *sweep.after)]
-        used = work.touched((*work.prelude, *steps))
+        used = work.touched((*work.prelude, *steps)) | {name for name, _ in work.indices}
         if not self.whole(work):
             used |= {part_of(total) for sweep in work.sweeps for total in work.totals(sweep)}
         found = {

@@ -84,6 +84,8 @@ class Place:
 
     def box(self, stream: Stream) -> Box:
         """The part of a tensor."""
+        if stream.index:
+            return Box(f"{stream.name}_box", (Range(),) * len(stream.tensor))
         return Box(f"{stream.name}_box", tuple(self._outside(item, stream) for item in stream.tensor))
 
     def _outside(self, item: Along | int, stream: Stream) -> Range:

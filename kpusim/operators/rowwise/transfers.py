@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from kpusim.isa.expr import Const, Expr, Name, ceiling_division
-from kpusim.isa.program import Instruction, Loop, Node, Section, SemaphoreRef, Signal, TileSet
+from kpusim.isa.expr import Const, Expr, Name, ceiling_division, minimum
+from kpusim.isa.program import Instruction, Loop, Node, Rows, Section, SemaphoreRef, Signal, TileSet
 from kpusim.machine import Machine
 from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
@@ -86,11 +86,13 @@ class Traffic:
         found = []
         for role, first, body in (("in", 0, self._loads), ("out", half, self._stores)):
             streams = [stream for stream in self.work.streams if stream.role == role]
-            turns = [stream for stream in streams if not self._stays(stream)]
+            listed = [stream for stream in streams if stream.index or stream.name in dict(self.work.indices)]
+            turns = [stream for stream in streams if not self._stays(stream) and stream not in listed]
             for queue in range(half):
+                dealt = turns[queue::half] + (listed if queue == half - 1 else [])
                 nodes = self._columns(streams) if queue == half - 1 and role == "in" else ()
                 copies = self._copies() if role == "out" and queue == half - 1 else ()
-                nodes += over_steps(self.work, self.map, copies + body(turns[queue::half]))
+                nodes += over_steps(self.work, self.map, copies + body(dealt))
                 if nodes:
                     found.append(self.seat.section(first + queue, nodes))
         return found
@@ -121,7 +123,9 @@ class Traffic:
 
     def _loads(self, streams: list[Stream]) -> tuple[Node, ...]:
         """The operands of a block: those of its rows, then sweep by sweep those of its pieces."""
-        nodes = self._each([stream for stream in streams if stream.kind == "row"], self._load)
+        rows = [stream for stream in streams if stream.kind == "row"]
+        nodes = self._each([stream for stream in rows if not stream.index], self._load)
+        nodes += self._each([stream for stream in rows if stream.index], self._gather)
         for sweep in range(len(self.map.sweeps(self.work))):
             loaded = [
                 stream for stream in streams if stream.kind != "row" and sweep in self.map.loads(self.work, stream)
@@ -166,6 +170,22 @@ class Traffic:
         return Instruction(
             "load", views, waits=(free(stream, tile, slot),), signals=(Signal(full(stream, tile, slot)),)
         )
+
+    def _gather(self, stream: Stream, tile: Expr, _: int) -> Instruction:
+        """Rows by an index, which the first of those that need it waits for, and the last gives up."""
+        place, slot = self._place(tile), slot_of(self.work, self.map, stream)
+        index = self.work.operands[stream.index]
+        assert isinstance(index, Stream)
+        users = [other for other in self.work.streams if other.index == stream.index]
+        waits, signals = [free(stream, tile, slot)], [Signal(full(stream, tile, slot))]
+        if stream is users[0]:
+            waits.append(full(index, tile, slot))
+        if stream is users[-1]:
+            signals.append(Signal(free(index, tile, slot), "read"))
+        rows = Rows(f"{stream.index}_list", minimum(self.work.rows, place.first_row), place.rows)
+        tiles = TileSet(tile)
+        views = place.view(stream.name, slot, tiles), place.box(stream), rows, place.view(stream.index, slot, tiles)
+        return Instruction("gather", views, (), tuple(waits), tuple(signals))
 
     def _store(self, stream: Stream, tile: Expr, _: int) -> Instruction:
         place, slot = self._place(tile), slot_of(self.work, self.map, stream)

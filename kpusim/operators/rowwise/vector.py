@@ -61,13 +61,13 @@ class Vector:
         sweep = self.map.sweeps(self.work)[0]
         if self.map.pieces(self.work) == 1:
             return self._piece(sweep, 0, ("block", "row", "column"))
-        rows = [stream for stream in self.work.streams if stream.kind == "row"]
+        rows = self._rows
         each = over_pieces(self.work, self.map, self._piece(sweep, 0, ("block", "column")))
         return *self._begun(rows), *each, *self._ended(rows)
 
     def _in_sweeps(self) -> tuple[Node, ...]:
         """A block whose rows are gone over several times, piece by piece."""
-        rows = [stream for stream in self.work.streams if stream.kind == "row"]
+        rows = self._rows
         nodes = [*self._begun(rows)]
         for number, sweep in enumerate(self.work.sweeps):
             totals = self.work.totals(sweep)
@@ -77,6 +77,17 @@ class Vector:
             nodes += Exchange(self.work, self.map).joined(sweep, self._here)
             nodes += self._instructions(sweep.after, number)
         return *nodes, *self._ended(rows)
+
+    @property
+    def _streams(self) -> list[Stream]:
+        """Operands and results; an index is none: only DMA engines need it."""
+        indices = dict(self.work.indices)
+        return [stream for stream in self.work.streams if stream.name not in indices]
+
+    @property
+    def _rows(self) -> list[Stream]:
+        """Those of a block's rows."""
+        return [stream for stream in self._streams if stream.kind == "row"]
 
     # Slots ------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +111,7 @@ class Vector:
         """(what a sweep takes of semaphores, what it gives) at each piece, by buffer."""
         waits, signals = Waits(), Waits()
         last = len(self.map.sweeps(self.work)) - 1
-        for stream in self.work.streams:
+        for stream in self._streams:
             if stream.kind not in kinds or (stream.kind == "column" and self.map.stays(self.work)):
                 continue
             if stream.role == "out" or stream.kind == "row":

@@ -65,7 +65,7 @@ def _axes(shape: tuple[Dimension, ...]) -> set[str]:
 class Stream:
     """An operand that moves between HBM (`tensor`, its dimensions) and SRAM (`shape`, those of the buffer).
 
-    offset: columns of the tensor before its first.
+    offset: columns of the tensor before its first. index: the operand that says which rows of the tensor they are.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Stream:
     tensor: tuple[Dimension, ...]
     shape: tuple[Dimension, ...]
     offset: int = 0
+    index: str = ""
 
     @property
     def buffer(self) -> str:
@@ -82,9 +83,14 @@ class Stream:
         return f"{self.name}_tile"
 
     @property
+    def moved(self) -> tuple[Dimension, ...]:
+        """What is taken of the tensor: rows where an index says which."""
+        return (ROWS, *self.tensor[1:]) if self.index else self.tensor
+
+    @property
     def kind(self) -> str:
         """How often it moves: "block", with each piece; "row", with each block's rows; "column", it stays."""
-        axes = _axes(self.tensor)
+        axes = _axes(self.moved)
         if "columns" not in axes:
             return "row"
         return "block" if "rows" in axes else "column"
@@ -138,7 +144,7 @@ class Work:
 
     prelude: on what has columns but no rows, once. whole: on blocks of whole rows. sweeps: the same where a row comes
     in pieces, each of a multiple of `unit` columns; one sweep without totals: pieces are independent.
-    by_row: instructions take one row of a block at a time.
+    by_row: instructions take one row of a block at a time. indices: numbers of the operands that are an index.
     """
 
     name: str
@@ -153,6 +159,7 @@ class Work:
     entries: int = 1
     unit: int = 1
     by_row: bool = False
+    indices: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def independent(self) -> bool:
@@ -164,11 +171,6 @@ class Work:
         """Whether tiles can share rows: they need nothing of each other but totals, and no result is a row's."""
         totals = all(sweep.joined for sweep in self.sweeps)
         return totals and not any(stream.kind == "row" and stream.role == "out" for stream in self.streams)
-
-    @property
-    def passes(self) -> tuple[Sweep, ...]:
-        """Sweeps over rows in pieces."""
-        return self.sweeps or (Sweep(self.whole),)
 
     def of_kind(self, kind: str) -> tuple[Stream | Temporary, ...]:
         """Its buffers with a piece of each block, some elements of each row, or some of each column."""
