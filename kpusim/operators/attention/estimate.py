@@ -119,6 +119,8 @@ def _vector(mapping: Mapping, problem: Problem, machine: Machine) -> tuple[int, 
         time("reduce", scores, 4 * scores) + time("mul", scores, 8 * scores) + time("exp", scores, (4 + size) * scores)
     )
     block += time("reduce", scores, size * scores)
+    if problem.dtype == "fp8_e4m3":
+        block += time("mul", scores, 5 * scores)
     block += time("mul", rows, 8 * rows) + 2 * time("add", rows, 12 * rows) + time("exp", rows, 8 * rows)
     block += time("mul", rows, 16 * rows) + time("mul", rows * value, 12 * rows * value)
     if problem.quantized:
