@@ -13,12 +13,14 @@ from kpusim.dtypes import gamma
 from kpusim.operators.base import Example
 from kpusim.operators.norm.finish import Normalised, U, draw_options
 from kpusim.operators.parameters import flag
-from kpusim.operators.rowwise.chain import ROW, Chain, draw_size
+from kpusim.operators.rowwise.chain import ROW, draw_size
 from kpusim.operators.rowwise.operator import Wide
 from kpusim.operators.rowwise.work import Sweep, Work
 from kpusim.operators.steps import Step
 
 __all__ = ["LayerNorm"]
+
+Steps = tuple[Step, ...]
 
 
 @frozen
@@ -51,49 +53,49 @@ class LayerNorm(Normalised):
         """Mean and variance, in one sweep or two, then the row is scaled."""
         chain, h = self._begin()
         self._vectors(chain)
-        begun = chain.since()
-        sweeps = self._one_pass(chain, h, begun) if self.passes == "one" else self._two_passes(chain, h, begun)
-        centred = chain.steps[-1] if self.passes == "one" else Step("sub", "y", (h, "mean"))
+        for name in ("mean", "scale", "square"):
+            chain.temporary(name, ROW)
+        for name in ("y", "gate"):
+            chain.temporary(name)
+        begun, centred = chain.since(), Step("sub", "y", (h, "mean"))
+        sweeps = self._one_pass(h) if self.passes == "one" else self._two_passes(h, centred)
+        for each, after in sweeps:
+            chain.steps += each + after
+        if self.passes == "one":
+            chain.steps.append(centred)
         last = chain.mark
         self._finish(chain, h, ("mul", "y", "scale"))
-        return chain.work(*sweeps, Sweep((*begun, centred, *chain.since(last))))
+        final = Sweep((*begun, centred, *chain.since(last)))
+        return chain.work(*(Sweep(begun + each, after) for each, after in sweeps), final)
 
-    def _one_pass(self, chain: Chain, h: str, begun: tuple[Step, ...]) -> list[Sweep]:
-        """Sum and sum of squares; the differences from the mean are left in "y"."""
-        mean, scale, y = _buffers(chain)
-        chain.then("row_sum", mean, h)
-        chain.then("mul", y, h, h)
-        chain.then("row_sum", scale, y)
-        summed = chain.mark
-        chain.then("mul", mean, mean, 1 / self.columns)
-        square = chain.then("mul", chain.temporary("square", ROW), mean, mean)
-        chain.then("fma", scale, scale, 1 / self.columns, self.eps)
-        chain.then("sub", scale, scale, square)
-        chain.then("max", scale, scale, self.eps)  # where rounding leaves less
-        chain.then("rsqrt", scale, scale)
-        first = Sweep(chain.since()[:summed], chain.since(summed))
-        chain.then("sub", y, h, mean)
-        return [first]
+    def _one_pass(self, h: str) -> list[tuple[Steps, Steps]]:
+        """(steps on each piece, steps after them): sum and sum of squares."""
+        each = Step("row_sum", "mean", (h,)), Step("mul", "y", (h, h)), Step("row_sum", "scale", ("y",))
+        after = (
+            Step("mul", "mean", ("mean", 1 / self.columns)),
+            Step("mul", "square", ("mean", "mean")),
+            Step("fma", "scale", ("scale", 1 / self.columns, self.eps)),
+            Step("sub", "scale", ("scale", "square")),
+            Step("max", "scale", ("scale", self.eps)),  # where rounding leaves less
+            Step("rsqrt", "scale", ("scale",)),
+        )
+        return [(each, after)]
 
-    def _two_passes(self, chain: Chain, h: str, begun: tuple[Step, ...]) -> list[Sweep]:
-        """The sum, then the sum of squared differences from the mean, which are left in "y"."""
-        mean, scale, y = _buffers(chain)
-        chain.then("row_sum", mean, h)
-        summed = chain.mark
-        chain.then("mul", mean, mean, 1 / self.columns)
-        first = Sweep(chain.since()[:summed], chain.since(summed))
-        second = chain.mark
-        chain.then("sub", y, h, mean)
-        gate = chain.temporary("gate")
-        chain.then("mul", gate, y, y)
-        chain.then("row_sum", scale, gate)
-        summed = chain.mark
-        chain.then("fma", scale, scale, 1 / self.columns, self.eps)
-        chain.then("rsqrt", scale, scale)
-        return [first, Sweep((*begun, *chain.since(second)[: summed - second]), chain.since(summed))]
+    def _two_passes(self, h: str, centred: Step) -> list[tuple[Steps, Steps]]:
+        """(steps on each piece, steps after them) of both: the sum, the sum of squared differences from the mean."""
+        squares = centred, Step("mul", "gate", ("y", "y")), Step("row_sum", "scale", ("gate",))
+        root = Step("fma", "scale", ("scale", 1 / self.columns, self.eps)), Step("rsqrt", "scale", ("scale",))
+        mean = (Step("row_sum", "mean", (h,)),), (Step("mul", "mean", ("mean", 1 / self.columns)),)
+        return [mean, (squares, root)]
 
     def judged(self, inputs: Mapping[str, Wide]) -> Mapping[str, tuple[Wide, Wide]]:
-        """out, and sum."""
+        """out, and sum.
+
+        The mean of n numbers is off by gamma(n + 2) of their mean magnitude, a difference from it by that and its own
+        rounding, a mean of squares by gamma(n + 5) of itself and by what its differences are off. In one pass the
+        variance is a difference of means: off by what both are, however small it is. The root is taken of the least
+        that the variance may come out as, never below eps.
+        """
         h, off = self._h(inputs)
         n = self.columns
         mean = np.mean(h, axis=-1, keepdims=True)
@@ -117,8 +119,3 @@ class LayerNorm(Normalised):
         y = difference * root
         bound = np.abs(difference) * (most - root) + each_off * most
         return self._finished(y, bound + 4 * U * (np.abs(y) + bound), inputs, h)
-
-
-def _buffers(chain: Chain) -> tuple[str, str, str]:
-    """For mean and scale of each row, and for differences."""
-    return chain.temporary("mean", ROW), chain.temporary("scale", ROW), chain.temporary("y")
