@@ -318,6 +318,13 @@ def test_the_port_that_is_read_matters():
     for port, other in (("a", "b"), ("b", "a")):
         both = fuse(gemm, make_operator("add(rows=8, columns=8)"), port)
         assert both.ports["residual"] == (1, other)
+    rope = make_operator("rope(rows=8, columns=16, head_dim=8, table=8)")
+    attention = make_operator("attention(heads=2, queries=8, keys=8, head_dim=8, layout=tokens)")
+    with pytest.raises(UserError, match="rope with this table does not fuse; found 'table=8'"):
+        fuse(rope, attention, "q")
+    two = make_operator("attention(heads=2, queries=4, keys=8, head_dim=8, layout=tokens, batch=2)")
+    with pytest.raises(UserError, match="attention with this batch does not fuse"):
+        fuse(make_operator("rope(rows=8, columns=16, head_dim=8)"), two, "q")
     with pytest.raises(UserError, match="a GEMM normalises A on its way, nothing else; found 'port b'"):
         fuse(make_operator("rmsnorm(rows=8, columns=8)"), gemm, "b")
 

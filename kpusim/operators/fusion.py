@@ -42,6 +42,17 @@ def fuse(first: Operator, second: Operator, port: str) -> Fused:
         allowed = [f"{one} + {name}" for name in behind] + [f"{name} + {two}" for name in before]
         raise UserError(f"no lowering fuses {one} into {two}", allowed=", ".join(allowed) or "launch, barrier")
     fused = RULES[one, two](first, second, port)
+    _check_ports(fused, first, second, port)
+    return fused
+
+
+def _check_ports(fused: Fused, first: Operator, second: Operator, port: str) -> None:
+    """Raises UserError for a tensor that the fused operator has not, or has otherwise."""
+    for which, operator in enumerate((first, second)):
+        for each in operator.ports:
+            link = (SECOND, port) == (which, each.name)
+            if each.role == "in" and not link and (which, each.name) not in fused.ports.values():
+                raise UserError(f"the fused {fused.operator.family} does not read {each.name} of {operator.family}")
     at = [{found.name: found for found in operator.ports} for operator in (first, second)]
     for found in fused.operator.ports:
         which, name = fused.ports[found.name]
@@ -51,7 +62,6 @@ def fuse(first: Operator, second: Operator, port: str) -> Fused:
                 f"the fused {fused.operator.family} reads and writes {found.name} as {found.dtype} {list(found.shape)}",
                 found=f"{given.dtype} {list(given.shape)} at port {name} of {(first, second)[which].family}",
             )
-    return fused
 
 
 def partners(family: str) -> tuple[list[str], list[str]]:
@@ -137,8 +147,8 @@ def _normalized_sum(add: Any, norm: Any, _: str) -> Fused:
 def _turned(rope: Any, attention: Any, port: str) -> Fused:
     """rope, attention: turns Q on its way."""
     _only(port, "q", "attention turns only Q by itself: what the keys' cache holds is turned already")
-    _needs(rope, interleaved=False, head_dim=attention.head_dim)
-    _needs(attention, rope="none")
+    _needs(rope, interleaved=False, table=0, head_dim=attention.head_dim)
+    _needs(attention, rope="none", batch=1)  # then a row of the angles is a position
     operator = _changed(attention, rope="q")
     angles = {name: (FIRST, name) for name in ("cos", "sin")}
     return Fused(operator, _own(attention, SECOND, "q") | {"q": (FIRST, "x")} | angles)
