@@ -14,6 +14,7 @@ from kpusim.errors import UserError
 from kpusim.operators import make_operator
 from kpusim.operators.norm import NORMS, BatchNorm, LayerNorm, RmsNorm, Softmax
 from kpusim.operators.rowwise.mapping import Mapping
+from kpusim.simulate.run import simulate
 
 PRESETS = ["kpu-edge", "kpu-datacenter", "tpu-v4-like", "scale-sim", "kpu-many-small"]
 
@@ -109,6 +110,19 @@ def test_softmax(rows, columns):
 
 
 # --- what must not go wrong ------------------------------------------------------------------------------------------
+
+
+def test_what_is_masked_is_not_read():
+    machine, softmax = variant("sram.capacity=16KiB"), Softmax(48, 64, batch=2, mask="causal")
+    mapping = Mapping(4, 1, 8, 64)
+    execute(softmax, machine, mapping)
+    counters = simulate(softmax.lower(machine, mapping=mapping).program, machine).counters
+    seen = [24, 32, 40, 48, 56, 64]  # by the last row of each block
+    assert counters["hbm.read_bytes"] == 2 * sum(8 * columns * 2 for columns in seen)
+    assert counters["hbm.write_bytes"] == 2 * 48 * 64 * 2
+    assert counters["vector.exp"] == 2 * sum(8 * columns for columns in seen)
+    assert softmax.compulsory_bytes == 2 * (sum(range(17, 65)) + 48 * 64) * 2
+    assert softmax.vector_work["exp"] == 2 * sum(range(17, 65))
 
 
 @pytest.mark.parametrize("passes", ["one", "two"])

@@ -10,6 +10,7 @@ import numpy as np
 from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
+from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Example
 from kpusim.operators.norm.finish import OUT_DTYPES, REAL, U, draw_dtypes
 from kpusim.operators.parameters import FP32_MAX, count, number
@@ -56,7 +57,8 @@ class Softmax(Rowwise):
     @property
     def work(self) -> Work:
         """The greatest, the exponentials and their sum, then the quotient."""
-        chain = Chain(self.family, self.rows, self.columns, {"entries": max(self.batch, 1)})
+        causal = self.mask == "causal" and self.out_dtype in REAL  # nothing else can be filled with zeros
+        chain = Chain(self.family, self.rows, self.columns, {"entries": max(self.batch, 1), "causal": causal})
         tensor = (ENTRIES, *BLOCK) if self.batch else BLOCK
         s = self._scores(chain, chain.load("x", self.dtype, tensor=tensor))
         begun = chain.since()
@@ -103,6 +105,13 @@ class Softmax(Rowwise):
         )
         start = Step("fill", "most", (-FP32_MAX,)), Step("fill", "total", (0.0,))
         return Sweep((*begun, *each), inverse, start, joined=False)
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Every result once, and every input that is needed."""
+        work = self.work
+        masked = self.rows * self.columns - work.needed
+        return super().compulsory_bytes - work.entries * masked * DTYPE_BITS[self.dtype] // 8
 
     def judged(self, inputs: Mapping[str, Wide]) -> Mapping[str, tuple[Wide, Wide]]:
         """out.

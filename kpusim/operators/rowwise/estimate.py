@@ -96,6 +96,8 @@ def traffic(work: Work, mapping: Mapping) -> int:
     total = 0
     for stream in work.streams:
         size = elements(stream.moved, work.rows, work.columns) * DTYPE_BITS[stream.dtype] // 8
+        if stream.kind == "block" and stream.role == "in" and mapping.skips(work):
+            size = work.needed * DTYPE_BITS[stream.dtype] // 8
         loads = len(mapping.loads(work, stream)) if stream.role == "in" and stream.kind != "row" else 1
         if stream.kind == "column":
             total += size * (1 if mapping.stays(work) else loads * mapping.blocks(work))
@@ -120,6 +122,8 @@ def _bytes(work: Work, mapping: Mapping, stream: Stream, machine: Machine) -> in
     size = ceil_div(elements(stream.moved, mapping.block_rows, mapping.block_columns) * DTYPE_BITS[stream.dtype], 8)
     if stream.kind != "block":
         return size
+    if stream.role == "in" and mapping.skips(work):
+        size = ceil(size * work.needed / (work.rows * work.columns))  # in the mean
     if mapping.block_columns == work.columns or mapping.row_by_row(work):
         return size + ceil(BETWEEN * machine.hbm.row_bytes)
     run = size * mapping.column_tiles // mapping.block_rows
@@ -130,7 +134,8 @@ def _vector(work: Work, mapping: Mapping, machine: Machine) -> int:
     """Cycles of the vector engine for one piece, all sweeps together."""
     rows, times = (1, mapping.block_rows) if work.by_row else (mapping.block_rows, 1)
     steps = [step for sweep in mapping.sweeps(work) for step in (*sweep.each, *sweep.after)]
-    return times * sum(_cycles(work, step, rows, mapping.block_columns, machine) for step in steps)
+    columns = ceil_div(work.needed, work.rows) if mapping.skips(work) else mapping.block_columns
+    return times * sum(_cycles(work, step, rows, columns, machine) for step in steps)
 
 
 @lru_cache(1024)

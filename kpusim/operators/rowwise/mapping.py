@@ -63,6 +63,10 @@ class Mapping:
         """Whether the pieces of a block are loaded once for all sweeps."""
         return self.whole(work) or self.slots >= self.pieces(work)
 
+    def skips(self, work: Work) -> bool:
+        """Whether columns that no row of a block needs are neither loaded nor worked on."""
+        return work.causal and self.block_columns == work.columns
+
     def exchanges(self, work: Work) -> bool:
         """Whether tiles share rows whose totals they exchange."""
         return self.column_tiles > 1 and not work.independent

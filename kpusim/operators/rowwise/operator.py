@@ -75,11 +75,12 @@ class Rowwise:
 
     @property
     def vector_work(self) -> Mapping[str, int]:
-        """Elements by class of instruction, where a tile has whole rows."""
+        """Elements by class of instruction, where a tile has whole rows, of those that are needed."""
         work, found = self.work, Counter[str]()
         for step in work.whole:
             count = work.entries * work.elements(step, work.rows, work.columns)
-            found[instruction_rows()[step.op].timing_class] += count
+            needed = count * work.needed // (work.rows * work.columns)
+            found[instruction_rows()[step.op].timing_class] += needed
         return dict(found)
 
     @property

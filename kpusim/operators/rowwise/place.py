@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from kpusim.isa.expr import Const, Expr, Name, ceil_div, ceiling_division, minimum
+from kpusim.isa.expr import Const, Expr, Name, ceil_div, ceiling_division, maximum, minimum
 from kpusim.isa.program import Box, Range, TileSet, View
 from kpusim.operators.rowwise.mapping import Mapping
-from kpusim.operators.rowwise.work import Along, Stream, Work
+from kpusim.operators.rowwise.work import ROWS, Along, Stream, Work
 from kpusim.operators.seats import ZERO
 
 __all__ = ["DST", "TILE", "Place"]
@@ -29,6 +29,7 @@ class Place:
     piece: Expr = ZERO
     row: Expr | None = None  # where given: this row of the block only
     share: int = 1
+    wide: bool = False  # all columns, those that no row needs too
 
     @property
     def turn(self) -> Expr:
@@ -76,8 +77,10 @@ class Place:
 
     @property
     def columns(self) -> Expr:
-        """Columns of the piece: fewer at the end of a row."""
+        """Columns of the piece: fewer at the end of a row, and where the block's last row needs no more (but one)."""
         size, turns = self.map.block_columns, self.map.column_tiles
+        if self.map.skips(self.work) and not self.wide:
+            return minimum(size, maximum(1, self.first_row + self.rows + (self.work.columns - self.work.rows)))
         if self.map.pieces(self.work) * turns * size == self.work.columns:
             return Const(size)
         return minimum(size, Const(self.work.columns) - self.first_column)
@@ -117,6 +120,11 @@ class Place:
             () if all(item == Range() for item in ranges) else tuple(ranges),
             tiles,
         )
+
+    def rest(self, name: str, slot: Expr) -> View:
+        """The columns of a result that no row needs."""
+        rows, columns = self._inside(ROWS), Range(self.columns, Const(self.map.block_columns) - self.columns)
+        return View(self.work.operands[name].buffer, slot, (rows, columns))
 
     def _inside(self, item: Along | int) -> Range:
         if isinstance(item, int):

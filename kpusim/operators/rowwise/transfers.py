@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kpusim.isa.expr import Const, Expr, Name, ceiling_division, minimum
 from kpusim.isa.program import Instruction, Loop, Node, Rows, Section, SemaphoreRef, Signal, TileSet
@@ -188,7 +188,7 @@ class Traffic:
         return Instruction("gather", views, (), tuple(waits), tuple(signals))
 
     def _store(self, stream: Stream, tile: Expr, _: int) -> Instruction:
-        place, slot = self._place(tile), slot_of(self.work, self.map, stream)
+        place, slot = evolve(self._place(tile), wide=True), slot_of(self.work, self.map, stream)
         views = place.box(stream), place.view(stream.name, slot, TileSet(tile))
         return Instruction(
             "store", views, waits=(full(stream, tile, slot),), signals=(Signal(free(stream, tile, slot), "read"),)

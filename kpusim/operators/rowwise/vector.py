@@ -54,7 +54,7 @@ class Vector:
         """A piece of what stays in the SRAM: it has come, and is prepared."""
         columns = [stream for stream in self.work.streams if stream.kind == "column"]
         waits = [full(stream, TILE, self._here.piece) for stream in columns]
-        return *syncs(waits), *self._instructions(self.work.prelude, 0)
+        return *syncs(waits), *self._instructions(self.work.prelude, 0, evolve(self._here, wide=True))
 
     def _whole(self) -> tuple[Node, ...]:
         """A block whose pieces need nothing of each other."""
@@ -71,7 +71,7 @@ class Vector:
         nodes = [*self._begun(rows)]
         for number, sweep in enumerate(self.work.sweeps):
             totals = self.work.totals(sweep)
-            nodes += [self._instruction(_fill(name, op), number) for name, op in totals.items()]
+            nodes += [self._instruction(_fill(name, op), number, self._here) for name, op in totals.items()]
             nodes += self._instructions(sweep.before, number)
             nodes += over_pieces(self.work, self.map, self._piece(sweep, number, ("block", "column")))
             nodes += Exchange(self.work, self.map).joined(sweep, self._here)
@@ -143,10 +143,15 @@ class Vector:
         steps = [*self.map.before(self.work, sweep), *self._joined(sweep)]
         waits, signals = self._guards(number, kinds)
         if self.work.by_row:
-            each = self._instructions(steps, number, ROW)
+            each = self._instructions(steps, number, evolve(self._here, row=ROW))
             one_by_one = Loop(ROW.id, ZERO, self._here.rows, each)
             return *syncs([*waits.values()]), one_by_one, *syncs((), [*signals.values()])
-        return guarded(self._instructions(steps, number), [self.work.touched([step]) for step in steps], waits, signals)
+        instructions, touched = [*self._instructions(steps, number)], [self.work.touched([step]) for step in steps]
+        if self.map.skips(self.work):
+            results = [stream.name for stream in self._streams if stream.role == "out"]
+            instructions += [Instruction("fill", (self._here.rest(name, self._slot(name, 0)), 0.0)) for name in results]
+            touched += [{name} for name in results]
+        return guarded(instructions, touched, waits, signals)
 
     def _joined(self, sweep: Sweep) -> list[Step]:
         """The steps of a sweep; where pieces are joined, a reduction is of one piece, and joined with those before."""
@@ -160,11 +165,10 @@ class Vector:
             steps += [evolve(step, target=part), Step(REDUCTIONS[step.op][0], step.target, (step.target, part))]
         return steps
 
-    def _instructions(self, steps: Iterable[Step], sweep: int, row: Expr | None = None) -> tuple[Instruction, ...]:
-        return tuple(self._instruction(step, sweep, row) for step in steps)
+    def _instructions(self, steps: Iterable[Step], sweep: int, place: Place | None = None) -> tuple[Instruction, ...]:
+        return tuple(self._instruction(step, sweep, place or self._here) for step in steps)
 
-    def _instruction(self, step: Step, sweep: int, row: Expr | None = None) -> Instruction:
-        place = evolve(self._here, row=row)
+    def _instruction(self, step: Step, sweep: int, place: Place) -> Instruction:
         if step.op == "iota":  # its source says along which axis it counts, and from where
             axis, base = step.sources
             first, along = (place.first_row, 1) if axis == "rows" else (place.first_column, 0)

@@ -145,6 +145,7 @@ class Work:
     prelude: on what has columns but no rows, once. whole: on blocks of whole rows. sweeps: the same where a row comes
     in pieces, each of a multiple of `unit` columns; one sweep without totals: pieces are independent.
     by_row: instructions take one row of a block at a time. indices: numbers of the operands that are an index.
+    causal: the last row needs all columns, each before it one less; results are 0 in the columns that are not needed.
     """
 
     name: str
@@ -159,12 +160,21 @@ class Work:
     entries: int = 1
     unit: int = 1
     by_row: bool = False
+    causal: bool = False
     indices: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def independent(self) -> bool:
         """Whether no piece of a row needs to know of the others."""
         return not self.sweeps
+
+    @property
+    def needed(self) -> int:
+        """Elements of an entry's rows that are needed."""
+        if not self.causal:
+            return self.rows * self.columns
+        last, first = self.columns, max(self.columns - self.rows + 1, 1)
+        return (first + last) * (last - first + 1) // 2
 
     @property
     def shareable(self) -> bool:
