@@ -154,7 +154,7 @@ def test_scores_and_probabilities_go_through_hbm(options):
     seen = read - (flash.heads * tensor + 2 * flash.problem.kv_heads * tensor + scores)  # of the scores, by softmax
     causal = flash.mask == "causal"  # then about a half: rows of a block as far as the last of them sees
     assert flash.heads * 256 * 257 // 2 * 2 <= seen <= 0.6 * scores if causal else seen == scores
-    assert fused_read <= 1.5 * (read - 2 * scores)  # causal: prefixes of keys and values by band of queries
+    assert fused_read <= 1.5 * (read - seen - scores)  # causal: prefixes of keys and values by band of queries
     assert unfused.cycles > 1.5 * fused.cycles
     assert unfused.launches == 3
 
