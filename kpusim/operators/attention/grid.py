@@ -147,7 +147,9 @@ class Grid:
     def block(self, stream: Expr, item: Expr, step: Expr) -> Expr:
         """The number of a key block."""
         if self._contiguous:
-            return self._first_block(stream, item) + step
+            turn = self._each("turn", lambda at: at.turn, stream, item) if self._lengths == 1 else ZERO
+            around = (step + turn) % len(self.schedule.streams[0][0].blocks) if turn != ZERO else step
+            return self._first_block(stream, item) + around
         starts, values = {}, []  # type: tuple[dict[tuple[int, ...], int], list[int]]
         for items in self.schedule.streams:
             for at in items:
@@ -156,6 +158,11 @@ class Grid:
         self.tables["blocks"] = Table("blocks", tuple(values))
         start = self._each("first", lambda at: starts[tuple(at.blocks)], stream, item)
         return Lookup("blocks", start + step)
+
+    @cached_property
+    def _lengths(self) -> int:
+        """How many different numbers of blocks items have."""
+        return len({len(at.blocks) for items in self.schedule.streams for at in items})
 
     @cached_property
     def _contiguous(self) -> bool:

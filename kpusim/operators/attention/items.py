@@ -29,7 +29,7 @@ class Item:
 
     row: its first query. blocks: the numbers of the key blocks that it reads, ascending: a range, or any; `first` of
     the band's are others' before. seen: for each tile along the band, how many of them it works on: no query of it sees
-    those behind.
+    those behind. turn: the place of the block that it begins with, the rest following in a circle.
     """
 
     entry: int
@@ -37,6 +37,7 @@ class Item:
     first: int
     blocks: Sequence[int]
     seen: tuple[int, ...]
+    turn: int = 0
 
 
 @frozen
@@ -127,7 +128,14 @@ def _item(problem: Problem, mapping: Mapping, entry: int, row: int, part: int) -
         last = min(first + mapping.tokens, problem.queries) - 1
         high = int(problem.highest[last]) if first <= last else 0
         seen.append(max(bisect_left(mine, ceil_div(high, mapping.block_keys)), 1) if problem.causal else len(mine))
-    return Item(entry, row, start, mine, tuple(seen))
+    return Item(entry, row, start, mine, tuple(seen), _turn(problem, mapping, entry * mapping.splits + part, len(mine)))
+
+
+def _turn(problem: Problem, mapping: Mapping, number: int, blocks: int) -> int:
+    """Where a stream begins: those that read equal stretches of memory in step would meet in the same channels."""
+    if problem.unit or (problem.causal and problem.queries > 1):
+        return 0  # gathered blocks lie anywhere, those of a causal mask are seen in order
+    return blocks * number // (problem.entries * mapping.splits)
 
 
 def _blocks(problem: Problem, mapping: Mapping, entry: int, row: int) -> Sequence[int]:
