@@ -46,6 +46,14 @@ def test_every_family_passes(family):
         assert outcome.verdict != "failed", f"{outcome.why}\n{case.line}"
 
 
+@pytest.mark.parametrize("text", [
+    "gemm(m=1, n=1, k=1, dtype=int8, out_dtype=fp8_e4m3)",
+    "attention(queries=71, keys=38, head_dim=44, heads=2, kv_heads=2, variant=unfused)",
+])  # fmt: skip
+def test_what_failed_once(text):
+    assert examine(Case(text, "kpu-tiny")) == checks.Outcome("passed")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_passes_often(family):

@@ -150,7 +150,8 @@ class Attending:
         """How far `out` may be off before it is rounded: see the function."""
         from kpusim.operators.attention.reference import error_bound
 
-        return {"out": error_bound(self.problem, inputs)}
+        scores = next((port.dtype for part in self.parts[:1] for port in part.operator.ports if port.role == "out"), "")
+        return {"out": error_bound(self.problem, inputs, scores)}
 
     def _pages(self, keys: int) -> int:
         return self.pages or (2 * self.batch * ceil_div(keys, self.page) if self.page else 0)

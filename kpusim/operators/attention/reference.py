@@ -15,6 +15,8 @@ A kernel goes through the keys block by block, m that of the blocks so far, and 
 - So N and L are off by A = sum d_j |v_j| and B = sum d_j, d_j the error of a weight, and N/L by
   (A + |out| B) / (L - B). Where that says nothing (B near L), out is still an average of values, their weights rounded:
   not much more than 2 max |v|.
+- Where scores go through HBM they are rounded once more, which adds to e_j; and weights are rounded when they are
+  divided by L already, so that half the least number is L times as much of w_j.
 """
 
 from __future__ import annotations
@@ -67,22 +69,25 @@ def reference(problem: Problem, inputs: Inputs) -> Wide:
     return _as_port(problem, out)
 
 
-def error_bound(problem: Problem, inputs: Inputs) -> Wide:
-    """How far fp32 and weights rounded to dtype may be off, before results are rounded: see above."""
+def error_bound(problem: Problem, inputs: Inputs, scores: str = "") -> Wide:
+    """How far fp32 and weights rounded to dtype may be off, before results are rounded: see above.
+
+    scores: the dtype in which they go through HBM, and weights with them; "": they stay on chip.
+    """
     bound = np.zeros((problem.batch * problem.heads, problem.queries, problem.value_dim))
     for rows in _rows(problem, inputs):
-        bound[rows.at] = _bound(problem, rows)
+        bound[rows.at] = _bound(problem, rows, scores)
     return _as_port(problem, bound)
 
 
-def _bound(problem: Problem, rows: Rows) -> Wide:
+def _bound(problem: Problem, rows: Rows, scores: str) -> Wide:
     weights, below, total = rows.weights(problem.factor)
-    off = _score_error(problem, rows)
+    off = _score_error(problem, rows, scores)
     worst = off.max(axis=-1, keepdims=True)
     exponent = np.minimum(off + gamma(3, "fp32") * (below + 2 * worst), STEEP)
     sums = gamma(3 * problem.length + 8, "fp32")
     rounded = 0.0 if problem.dtype == "fp32" else unit_roundoff(problem.dtype)
-    lost = smallest(problem.dtype) / 2 + (2 * problem.length + 2) * smallest("fp32")
+    lost = smallest(problem.dtype) / 2 * (total.max() if scores else 1) + (2 * problem.length + 2) * smallest("fp32")
     error = weights * (np.exp(exponent) * (1 + gamma(1, "fp32")) * (1 + rounded) * (1 + sums) - 1)
     error += np.where(rows.seen, lost * np.exp(np.minimum(2 * worst, STEEP)), 0)
     size = np.abs(rows.v)
@@ -95,14 +100,17 @@ def _bound(problem: Problem, rows: Rows) -> Wide:
     return np.where(total > 0, bound, 0)
 
 
-def _score_error(problem: Problem, rows: Rows) -> Wide:
+def _score_error(problem: Problem, rows: Rows, scores: str) -> Wide:
     """e_j of each query and key that it sees."""
     q, k = np.abs(rows.q), np.abs(rows.k)
     most = (q + rows.dq) @ (k + rows.dk).T
     off = gamma(problem.head_dim + 2, "fp32") * most + problem.head_dim * smallest("fp32")
     if problem.rope != "none":
         off += most - q @ k.T
-    return np.where(rows.seen, problem.factor * off, 0)
+    off *= problem.factor
+    if scores:
+        off += unit_roundoff(scores) * (problem.factor * np.abs(rows.q @ rows.k.T) + off) + smallest(scores)
+    return np.where(rows.seen, off, 0)
 
 
 def _rows(problem: Problem, inputs: Inputs) -> Iterator[Rows]:
