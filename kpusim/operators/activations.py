@@ -7,9 +7,11 @@ from math import erf, pi, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from kpusim.dtypes import smallest
+from kpusim.operators.fp32 import U
 from kpusim.operators.steps import Step
 
-__all__ = ["ACTIVATIONS", "ROUNDINGS", "STEEPEST", "activation_steps", "activation_value"]
+__all__ = ["ACTIVATIONS", "ROUNDINGS", "STEEPEST", "activated", "activation_steps", "activation_value"]
 
 Wide = npt.NDArray[np.float64]
 
@@ -53,3 +55,14 @@ def activation_value(name: str, x: Wide) -> Wide:
         return np.asarray(0.5 * x * (1 + np.tanh(TANH_FACTOR * (x + TANH_CUBE * x**3))))
     with np.errstate(over="ignore"):
         return np.asarray(x / (1 + np.exp(-x)))
+
+
+def activated(name: str, x: Wide, bound: Wide | float = 0.0) -> tuple[Wide, Wide]:
+    """(activation(x), how far fp32 may be off), where x may be off by `bound`.
+
+    An activation is no greater than its argument: so many roundings of that are enough, and one that underflows.
+    """
+    if name == "none":
+        return x, np.asarray(bound, np.float64)
+    off = STEEPEST * bound + ROUNDINGS * U * (np.abs(x) + bound) + smallest("fp32")
+    return activation_value(name, x), np.asarray(off)

@@ -6,9 +6,9 @@ from math import isfinite
 
 from attrs import Attribute, validators
 
-__all__ = ["FP32_MAX", "count", "flag", "number", "positive", "whole"]
+from kpusim.operators.fp32 import FP32_MAX
 
-FP32_MAX = (2 - 2.0**-23) * 2.0**127  # IEEE 754 binary32
+__all__ = ["count", "flag", "number", "positive", "whole"]
 
 
 def whole(_: object, attribute: Attribute[int], value: object) -> None:

@@ -16,12 +16,11 @@ from kpusim.isa.program import Instruction, Loop, Node, Operand, Range, Section,
 from kpusim.operators.attention.combine import add_parts, give_part
 from kpusim.operators.attention.grid import ITEM, STEP, TILE, Grid, once
 from kpusim.operators.attention.prepare import prepare, turn_queries
-from kpusim.operators.parameters import FP32_MAX
+from kpusim.operators.fp32 import FP32_LEAST, FP32_MAX
 from kpusim.operators.seats import ZERO
 
 __all__ = ["SCALE_OF_FP8", "semaphores", "softmax"]
 
-LEAST = 2.0**-126  # least normal fp32, IEEE 754 binary32: what a sum of no probabilities is divided by
 SCALE_OF_FP8 = 256.0  # of probabilities in fp8 e4m3, whose greatest is 448 (OCP): they use its range
 
 
@@ -135,7 +134,7 @@ def _end(grid: Grid) -> tuple[Node, ...]:
     """The sums of an item to its results; with several parts, of all of them."""
     total = View("total")
     last = grid.turn(ITEM, grid.seen(grid.stream, grid.part, ITEM), 2)
-    finish: list[Node] = [_op("max", total, total, LEAST), _op("reciprocal", total, total)]
+    finish: list[Node] = [_op("max", total, total, FP32_LEAST), _op("reciprocal", total, total)]  # of none: 0
     if grid.problem.dtype == "fp8_e4m3":
         finish.append(_op("mul", total, total, 1 / SCALE_OF_FP8))
     free, full = (SemaphoreRef(f"result_{state}", TILE, ZERO) for state in ("free", "full"))

@@ -8,24 +8,17 @@ from typing import Any, ClassVar, Self
 
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import smallest, unit_roundoff
-from kpusim.operators.activations import ROUNDINGS, activation_steps, activation_value
+from kpusim.dtypes import smallest
+from kpusim.operators.activations import activated, activation_steps
 from kpusim.operators.base import Example
 from kpusim.operators.elementwise.arithmetic import REALS
+from kpusim.operators.fp32 import U
 from kpusim.operators.parameters import flag
 from kpusim.operators.rowwise.chain import BLOCK, Chain, draw_size, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
 from kpusim.operators.rowwise.work import ROWS, Along, Work
 
 __all__ = ["GeGlu", "Gelu", "GeluTanh", "Relu", "Silu", "SwiGlu"]
-
-U = unit_roundoff("fp32")
-
-
-def _activated(name: str, x: Wide) -> tuple[Wide, Wide]:
-    """(value, how far fp32 may be off)."""
-    value = activation_value(name, x)
-    return value, ROUNDINGS * U * (abs(x) + abs(value)) + smallest("fp32")
 
 
 @frozen
@@ -53,7 +46,7 @@ class Activation(Rowwise):
 
     def judged(self, inputs: Mapping[str, Wide]) -> Mapping[str, tuple[Wide, Wide]]:
         """out."""
-        value, bound = _activated(self.family, inputs["x"])
+        value, bound = activated(self.family, inputs["x"])
         return {"out": (saturated(value, self.out_dtype or self.dtype), bound)}
 
 
@@ -134,7 +127,7 @@ class Gated(Rowwise):
             gate, up = inputs["gate_up"][:, : self.columns], inputs["gate_up"][:, self.columns :]
         else:
             gate, up = inputs["gate"], inputs["up"]
-        value, bound = _activated(self.activation, gate)
+        value, bound = activated(self.activation, gate)
         bound = bound * abs(up) + U * abs(value * up) + smallest("fp32")
         return {"out": (saturated(value * up, self.out_dtype or self.dtype), bound * (1 + U))}
 

@@ -9,9 +9,10 @@ from typing import ClassVar, Self
 import numpy as np
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import is_integer, unit_roundoff
+from kpusim.dtypes import is_integer
 from kpusim.errors import UserError
 from kpusim.operators.base import Example
+from kpusim.operators.fp32 import U
 from kpusim.operators.rowwise.chain import DTYPES, Chain, draw_size, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
 from kpusim.operators.rowwise.work import Work
@@ -55,7 +56,7 @@ class Arithmetic(Rowwise):
         operation = np.add if self.family == "add" else np.multiply
         value = saturated(operation(inputs["a"], inputs["b"]), self.out_dtype or self.dtype)
         parts = np.abs(inputs["a"]) + np.abs(inputs["b"]) if self.family == "add" else np.abs(value)
-        return {"out": (value, 3 * unit_roundoff("fp32") * parts)}
+        return {"out": (value, 3 * U * parts)}
 
 
 @frozen

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import greatest, integer_range, is_integer, smallest, unit_roundoff
+from kpusim.dtypes import greatest, integer_range, is_integer, smallest
 from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.operators.base import Example
 from kpusim.operators.elementwise.arithmetic import INTEGERS
+from kpusim.operators.fp32 import FP32_LEAST, U
 from kpusim.operators.parameters import count
 from kpusim.operators.rowwise.chain import BLOCK, COLUMN, DTYPES, ROW, Chain, draw_size, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
@@ -22,8 +23,6 @@ from kpusim.operators.rowwise.work import COLUMNS, ROWS, Along, Dimension, Sweep
 __all__ = ["Cast", "Dequantize", "Quantize"]
 
 REAL, NARROW = DTYPE_GROUPS["real"], DTYPE_GROUPS["quantized"]
-U = unit_roundoff("fp32")
-LEAST = 2.0**-126  # the smallest normal number of fp32: the scale of zeros
 
 
 @frozen
@@ -149,7 +148,7 @@ class Quantize(Scaled):
         chain.then("row_max", scale, "size")
         found = chain.mark
         chain.then("mul", scale, scale, 1 / self._limit)
-        chain.then("max", scale, scale, LEAST)
+        chain.then("max", scale, scale, FP32_LEAST)  # of zeros
         scaled = chain.mark
         chain.then("quantize", out, x, scale, 0.0)
         if self.group:
@@ -168,7 +167,7 @@ class Quantize(Scaled):
             scale, found = inputs["scale"].astype(np.float32), {}
         else:
             size = np.abs(x).reshape(self.rows, -1, self.group or self.columns).max(axis=-1)
-            scale = np.maximum(size * np.float32(1 / self._limit), np.float32(LEAST))
+            scale = np.maximum(size * np.float32(1 / self._limit), np.float32(FP32_LEAST))
             scale = scale if self.group else scale[:, 0]
             found = {"scale": (scale.astype(np.float64), np.zeros(scale.shape))}
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import smallest, unit_roundoff
+from kpusim.dtypes import smallest
 from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.base import Example
+from kpusim.operators.fp32 import U
 from kpusim.operators.gather.listed import listed
 from kpusim.operators.parameters import count, flag, positive
 from kpusim.operators.rowwise.chain import Chain, draw_size
@@ -22,7 +23,6 @@ from kpusim.operators.rowwise.work import ROWS, Along, Dimension, Work
 __all__ = ["Rope"]
 
 REAL = DTYPE_GROUPS["real"]
-U = unit_roundoff("fp32")
 
 
 @frozen

@@ -13,6 +13,7 @@ from kpusim.dtypes import smallest, unit_roundoff
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.fp32 import U
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.listed import listed
 from kpusim.operators.gather.mapping import Mapping
@@ -174,5 +175,5 @@ class ScatterAdd(RowUpdate):
         magnitude = np.abs(inputs["table"].astype(np.float64))
         np.add.at(magnitude, list(self.selection.rows), np.abs(inputs["rows"].astype(np.float64)))
         added = np.bincount(self.selection.rows, minlength=self.entries)[:, None]
-        each = (1 + unit_roundoff(self.dtype)) * (1 + unit_roundoff("fp32"))
+        each = (1 + unit_roundoff(self.dtype)) * (1 + U)
         return {"table": (each**added - 1) * magnitude + added * smallest(self.dtype)}

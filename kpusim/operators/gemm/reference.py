@@ -9,8 +9,9 @@ import numpy.typing as npt
 from attrs import frozen
 
 from kpusim.dtypes import gamma, greatest, smallest, unit_roundoff
-from kpusim.operators.activations import ROUNDINGS, STEEPEST, activation_value
+from kpusim.operators.activations import activated
 from kpusim.operators.base import Array
+from kpusim.operators.fp32 import U
 from kpusim.operators.gemm.problem import Problem
 
 __all__ = ["error_bound", "reference"]
@@ -65,7 +66,7 @@ def _relative(problem: Problem, count: int) -> float:
     """The relative error of products with B, two roundings more where it is dequantised, in `count` roundings."""
     relative = gamma(count, "fp32")
     if problem.quantized:
-        relative = (1 + relative) * (1 + unit_roundoff("fp32")) * (1 + unit_roundoff(problem.dtype)) - 1
+        relative = (1 + relative) * (1 + U) * (1 + unit_roundoff(problem.dtype)) - 1
     return relative
 
 
@@ -113,7 +114,7 @@ def _centred(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array]) ->
     fp32 has root * (s - mean * c) + d, with s = (a * weight) @ b, c = weight @ b and d = bias @ b (`columns.py`), each
     of them off by its roundings; the variance is the mean square less the square of the mean.
     """
-    u, n, groups = unit_roundoff("fp32"), problem.k, problem.groups
+    n, groups = problem.k, problem.groups
     weight, bias = (inputs[name].astype(np.float64) for name in ("norm_weight", "norm_bias"))
     mean = np.mean(a, axis=-1, keepdims=True)
     total = np.mean((a - mean) ** 2, axis=-1, keepdims=True) + problem.prologue.eps
@@ -121,11 +122,11 @@ def _centred(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array]) ->
     sums = _product((a - mean) * root * weight + bias, b, groups)
     mean_off = gamma(n + 2, "fp32") * np.mean(np.abs(a), axis=-1, keepdims=True)
     squares = np.mean(a * a, axis=-1, keepdims=True) + problem.prologue.eps
-    total_off = gamma(n + 5, "fp32") * squares + (2 * np.abs(mean) + mean_off) * mean_off + 2 * u * mean**2
-    most = 1 / np.sqrt(np.maximum(total - total_off, problem.prologue.eps * (1 - 4 * u)))
+    total_off = gamma(n + 5, "fp32") * squares + (2 * np.abs(mean) + mean_off) * mean_off + 2 * U * mean**2
+    most = 1 / np.sqrt(np.maximum(total - total_off, problem.prologue.eps * (1 - 4 * U)))
     like, size = np.ones_like(a), np.abs(b)
     weighted = np.abs(a * weight)
-    rounded = (u + unit_roundoff(problem.dtype)) * (1 + u) * weighted + smallest(problem.dtype)
+    rounded = (U + unit_roundoff(problem.dtype)) * (1 + U) * weighted + smallest(problem.dtype)
     relative = _relative(problem, n + 1)
     s_off = _product(relative * weighted + (1 + relative) * rounded, size, groups) + n * smallest("fp32")
     c, d = (_product(like * each, b, groups) for each in (weight, bias))
@@ -134,9 +135,9 @@ def _centred(problem: Problem, a: Wide, b: Wide, inputs: Mapping[str, Array]) ->
     )
     difference = np.abs((sums - d) / root)
     off = s_off + (np.abs(mean) + mean_off) * c_off + mean_off * np.abs(c)
-    off = off + 2 * u * (difference + off + 2 * (np.abs(mean) + mean_off) * (np.abs(c) + c_off))
+    off = off + 2 * U * (difference + off + 2 * (np.abs(mean) + mean_off) * (np.abs(c) + c_off))
     bound = most * off + (most - root) * difference + d_off
-    return sums, bound + 6 * u * (most * (difference + off) + np.abs(d) + d_off)
+    return sums, bound + 6 * U * (most * (difference + off) + np.abs(d) + d_off)
 
 
 def _product(a: Wide, b: Wide, groups: tuple[int, ...]) -> Wide:
@@ -149,19 +150,17 @@ def _product(a: Wide, b: Wide, groups: tuple[int, ...]) -> Wide:
 
 def _finished(problem: Problem, x: Wide, bound: Wide, inputs: Mapping[str, Array]) -> tuple[Wide, Wide]:
     """(results, bound) from (sums, bound)."""
-    u, epilogue = unit_roundoff("fp32"), problem.epilogue
+    epilogue = problem.epilogue
     each = {name: _by_row(inputs[name].astype(np.float64), problem) for name in epilogue.vectors}
     factor = epilogue.alpha * each.get("scale", np.ones(1))
     x, bound = x * factor, np.abs(factor) * bound
     bound = bound + gamma(4, "fp32") * (np.abs(x) + bound)
     if epilogue.bias:
-        x, bound = x + each["bias"], bound + 2 * u * (np.abs(x) + np.abs(each["bias"]) + bound)
-    if epilogue.activation != "none":
-        bound = STEEPEST * bound + ROUNDINGS * u * (np.abs(x) + bound)
-        x = activation_value(epilogue.activation, x)
+        x, bound = x + each["bias"], bound + 2 * U * (np.abs(x) + np.abs(each["bias"]) + bound)
+    x, bound = activated(epilogue.activation, x, bound)
     if epilogue.residual:
         more = inputs["residual"].astype(np.float64)
-        x, bound = x + more, bound + 2 * u * (np.abs(x) + np.abs(more) + bound)
+        x, bound = x + more, bound + 2 * U * (np.abs(x) + np.abs(more) + bound)
     if problem.out_dtype.startswith("fp8"):
         limit = greatest(problem.out_dtype)
         x = np.clip(x, -limit, limit)

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import gamma, smallest, unit_roundoff
+from kpusim.dtypes import gamma, smallest
 from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.fp32 import U
 from kpusim.operators.parameters import positive
 from kpusim.operators.rowwise.chain import ROW, Chain
 from kpusim.operators.rowwise.lowering import lower
@@ -141,11 +142,10 @@ class TopkRouting:
 
     def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """e^x is off by |x| u and a rounding of its own, a sum of n by gamma_n, the quotient by three roundings."""
-        u = unit_roundoff("fp32")
 
         def off(powers: Wide) -> Wide:
             shifts = np.minimum(-np.log(np.maximum(powers, np.exp(-NOTHING))), NOTHING)
-            return powers * np.expm1((shifts + 2) * u) + smallest("fp32")
+            return powers * np.expm1((shifts + 2) * U) + smallest("fp32")
 
         _, best, counted = self._powers(inputs["scores"].astype(np.float64))
         total, total_off = (each.sum(axis=1, keepdims=True) for each in (counted, off(counted)))

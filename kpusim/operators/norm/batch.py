@@ -9,9 +9,10 @@ from typing import ClassVar, Self
 import numpy as np
 from attrs import field, frozen, validators
 
-from kpusim.operators.activations import ACTIVATIONS, ROUNDINGS, STEEPEST, activation_steps, activation_value
+from kpusim.operators.activations import ACTIVATIONS, activated, activation_steps
 from kpusim.operators.base import Example
-from kpusim.operators.norm.finish import OUT_DTYPES, REAL, U, draw_dtypes
+from kpusim.operators.fp32 import U
+from kpusim.operators.norm.finish import OUT_DTYPES, REAL, draw_dtypes
 from kpusim.operators.parameters import flag, number
 from kpusim.operators.rowwise.chain import COLUMN, Chain, draw_size, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
@@ -83,7 +84,5 @@ class BatchNorm(Rowwise):
         bias = inputs["bias"] if self.bias else 0.0
         y = (inputs["x"] - inputs["mean"]) * factor + bias
         bound = 10 * U * ((np.abs(inputs["x"]) + np.abs(inputs["mean"])) * np.abs(factor) + np.abs(bias))
-        if self.activation != "none":
-            bound = STEEPEST * bound + ROUNDINGS * U * (np.abs(y) + bound)
-            y = activation_value(self.activation, y)
+        y, bound = activated(self.activation, y, bound)
         return {"out": (saturated(y, self.out_dtype), bound)}

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import smallest, unit_roundoff
+from kpusim.dtypes import smallest
 from kpusim.isa.tables import DTYPE_GROUPS
-from kpusim.operators.activations import ACTIVATIONS, ROUNDINGS, STEEPEST, activation_steps, activation_value
+from kpusim.operators.activations import ACTIVATIONS, activated, activation_steps
+from kpusim.operators.fp32 import U
 from kpusim.operators.parameters import flag, number
 from kpusim.operators.rowwise.chain import Chain, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
 
-__all__ = ["OUT_DTYPES", "REAL", "Normalised", "U", "draw_dtypes"]
+__all__ = ["OUT_DTYPES", "REAL", "Normalised", "draw_dtypes", "draw_options"]
 
 REAL = DTYPE_GROUPS["real"]
 OUT_DTYPES = (*REAL, "fp8_e4m3", "fp8_e5m2")
-U = unit_roundoff("fp32")
 
 
 @frozen
@@ -73,9 +73,7 @@ class Normalised(Rowwise):
         if self.bias:
             y = y + inputs["bias"]
             bound = bound + U * (np.abs(y) + bound)
-        if self.activation != "none":
-            bound = STEEPEST * bound + ROUNDINGS * U * (np.abs(y) + bound)
-            y = activation_value(self.activation, y)
+        y, bound = activated(self.activation, y, bound)
         found = {"out": (saturated(y, self.out_dtype), bound + 2 * smallest("fp32"))}
         return found | ({"sum": (h, U * np.abs(h))} if self.residual else {})
 

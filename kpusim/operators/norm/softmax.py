@@ -12,8 +12,9 @@ from attrs import field, frozen, validators
 from kpusim.dtypes import gamma, smallest
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Example
-from kpusim.operators.norm.finish import OUT_DTYPES, REAL, U, draw_dtypes
-from kpusim.operators.parameters import FP32_MAX, count, number
+from kpusim.operators.fp32 import FP32_MAX, U
+from kpusim.operators.norm.finish import OUT_DTYPES, REAL, draw_dtypes
+from kpusim.operators.parameters import count, number
 from kpusim.operators.rowwise.chain import BLOCK, COLUMN, ROW, Chain, draw_size, saturated
 from kpusim.operators.rowwise.operator import Rowwise, Wide
 from kpusim.operators.rowwise.work import ENTRIES, Sweep, Work
