@@ -3,12 +3,14 @@
 import pytest
 from gemms import preset
 
+import kpusim
 from kpusim.operators import make_operator
 from kpusim.operators.attention import equal
 from kpusim.simulate.equal import times
 from kpusim.simulate.run import simulate
+from kpusim.trace.reader import open_trace
 
-WITHIN, ONCE = 0.003, 1000  # of the cycles, and cycles: all begin and end together, and meet in HBM then
+WITHIN, ONCE = 0.003, 1500  # of the cycles, and cycles: all begin and end together, and meet in HBM then
 
 CASES = [
     "attention(queries=1024, keys=1024, head_dim=128, heads=64)",
@@ -54,3 +56,12 @@ def test_no_share_where_hbm_is_busy_or_teams_differ(short):
 def test_a_share_is_for_long_simulations():
     assert make_operator(LONG).lower(preset("kpu-datacenter")).equal.copies == 32
     assert make_operator(CASES[0]).lower(preset("kpu-datacenter")).equal is None
+
+
+def test_a_trace_shows_the_share(tmp_path):
+    result = kpusim.run(LONG, trace=tmp_path / "t.h5")
+    row, executed = result.rows[0], result.runs[0].ops[0].executed
+    assert (row.equal_shares, row.cycles) == (32, executed.simulated.cycles)
+    assert executed.run.busy.sum() == 32 * executed.simulated.busy.sum()
+    with open_trace(tmp_path / "t.h5") as trace:
+        assert trace.accounts()["busy"].tolist() == executed.simulated.busy.tolist()

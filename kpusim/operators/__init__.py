@@ -1,11 +1,12 @@
 """Operators: one file or folder a family, found by name."""
 
-from kpusim.operators.base import Example, Family, Lowered, Operator, Part, Port, parts_of
+from kpusim.operators.base import Equal, Example, Family, Lowered, Operator, Part, Port, parts_of
 from kpusim.operators.mapping_file import lower_as, mapping_text, mapping_toml, parse_mapping
 from kpusim.operators.registry import FAMILIES, build_operator, make_operator, text_of
 
 __all__ = [
     "FAMILIES",
+    "Equal",
     "Example",
     "Family",
     "Lowered",

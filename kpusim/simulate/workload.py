@@ -13,7 +13,7 @@ from typing import Protocol
 from attrs import define, evolve, field, frozen
 
 from kpusim.machine import FrontEnd, Machine
-from kpusim.operators import Lowered
+from kpusim.operators import Equal, Lowered
 from kpusim.plan import Memory, Plan, Step
 from kpusim.simulate.equal import times
 from kpusim.simulate.releases import RowNumbers
@@ -37,10 +37,14 @@ class Options:
 
 @frozen(eq=False)
 class Executed:
-    """One lowered operator and what it took; `copies` equal shares of it, of which one was simulated."""
+    """One lowered operator and what it took.
+
+    simulated: the run behind `run`: of one of `copies` equal shares, or the same.
+    """
 
     lowered: Lowered
     run: Run
+    simulated: Run
     copies: int = 1
 
 
@@ -194,21 +198,26 @@ def _phase(address: int, machine: Machine) -> int:
 def _simulated(
     lowered: Lowered, addresses: list[int], plan: Plan, options: Options, listener: Listener | None
 ) -> Executed:
-    if lowered.equal is not None and not options.whole:
-        share, copies = evolve(lowered, program=lowered.equal.program, equal=None), lowered.equal.copies
-        executed = _simulated(share, addresses, plan, options, listener)
-        return Executed(lowered, times(executed.run, lowered.program, copies), copies)
+    share = None if options.whole else lowered.equal
+    program = lowered.program if share is None else share.program
     if listener is None:
-        run = simulate(lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes)
-        return Executed(lowered, run)
-    rows = RowNumbers(len(plan.machine.unit_names), listener.begin(lowered))
+        run = simulate(program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes)
+        return _executed_as(lowered, share, run)
+    rows = RowNumbers(len(plan.machine.unit_names), listener.begin(evolve(lowered, program=program)))
     buffer = SpanBuffer(rows.take)
     run = simulate(
-        lowered.program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes,
+        program, plan.machine, addresses, plain=options.plain, chunk_bytes=options.chunk_bytes,
         span=buffer.record, span_block=buffer.record_block,
     )  # fmt: skip
     buffer.flush()
     rows.finish()
-    executed = Executed(lowered, run)
+    executed = _executed_as(lowered, share, run)
     listener.end(executed)
     return executed
+
+
+def _executed_as(lowered: Lowered, share: Equal | None, run: Run) -> Executed:
+    """What a run of the program, or of a share of it, says of it."""
+    if share is None:
+        return Executed(lowered, run, run)
+    return Executed(lowered, times(run, lowered.program, share.copies), run, share.copies)

@@ -73,11 +73,11 @@ class Recorder:
 
     def op(self, name: str, time: OpTime, offset: int) -> None:
         """Adds one run of a block."""
-        run, operator = time.executed.run, time.step.operator
+        run, simulated, operator = time.executed.run, time.executed.simulated, time.step.operator
         self._writer.op(
             name=name, type=operator.family, start=offset + time.start, block=self._blocks[id(time.executed)],
             cycles=run.cycles, flops=time.flops, macs=time.macs,
             hbm_read_bytes=run.counters["hbm.read_bytes"], hbm_write_bytes=run.counters["hbm.write_bytes"],
-            busy=run.busy, stalls=run.stalls, launch_cycles=time.gap, top_stall=top_stall(run)[1],
+            busy=simulated.busy, stalls=simulated.stalls, launch_cycles=time.gap, top_stall=top_stall(run)[1],
             counters=run.counters,
         )  # fmt: skip
