@@ -25,6 +25,7 @@ __all__ = [
     "is_packed",
     "numpy_dtype",
     "pack",
+    "per_byte",
     "smallest",
     "unit_roundoff",
     "unpack",
@@ -69,6 +70,11 @@ def is_integer(dtype: str) -> bool:
 def is_packed(dtype: str) -> bool:
     """Whether several elements share a byte."""
     return DTYPE_BITS[dtype] < 8
+
+
+def per_byte(dtype: str) -> int:
+    """Elements that share a byte; 1 for none."""
+    return max(8 // DTYPE_BITS[dtype], 1)
 
 
 def integer_range(dtype: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from kpusim.dtypes import per_byte
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.isa.walk import BoxAt, RowsAt, ViewAt
 
@@ -128,7 +129,7 @@ def hbm_region(box: BoxAt, rows: RowsAt | None = None) -> HbmRegion | None:
         low[0], high[0] = min(listed, default=0), max(listed, default=-1) + 1
     if any(start >= end for start, end in zip(low, high, strict=True)):
         return None
-    each = max(8 // DTYPE_BITS[box.dtype], 1)
+    each = per_byte(box.dtype)
     if len(low) > 1 or listed is None:
         low[-1], high[-1] = low[-1] // each * each, -(-high[-1] // each) * each
     return HbmRegion(box.number, tuple(low), tuple(high), listed)

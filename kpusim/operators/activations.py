@@ -5,15 +5,13 @@ from __future__ import annotations
 from math import erf, pi, sqrt
 
 import numpy as np
-import numpy.typing as npt
 
 from kpusim.dtypes import smallest
+from kpusim.operators.base import Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.steps import Step
 
 __all__ = ["ACTIVATIONS", "ROUNDINGS", "STEEPEST", "activated", "activation_steps", "activation_value"]
-
-Wide = npt.NDArray[np.float64]
 
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 TANH_FACTOR = sqrt(2 / pi)  # of the tanh form of GELU, with 0.044715: Hendrycks & Gimpel, arXiv:1606.08415

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from kpusim.isa.layout import Layout
+from kpusim.isa.layout import DENSE, Layout
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
 
@@ -26,11 +26,13 @@ __all__ = [
     "Part",
     "Port",
     "Tried",
+    "Unmultiplied",
+    "Wide",
     "parts_of",
 ]
 
 Array = npt.NDArray[np.generic]
-
+Wide = npt.NDArray[np.float64]
 
 Layouts = Mapping[str, Layout]
 """How tensors lie in HBM, by port; a port that is not there is dense row-major, as is `DENSE`."""
@@ -50,6 +52,11 @@ class Port:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its elements."""
+        return DENSE.size_bytes(self.shape, self.dtype)
 
 
 @frozen
@@ -139,11 +146,31 @@ class Operator(Protocol):
         machine cannot run it at all, or not with this mapping.
         """
 
-    def reference(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
+    def reference(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """The outputs in float64 from the inputs as the machine has them (already rounded to their dtypes)."""
 
-    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
+    def error_bound(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """For each output, how far fp32 arithmetic may be off, elementwise, before rounding to the output's dtype."""
+
+
+@frozen
+class Unmultiplied:
+    """What operators without matmuls answer alike."""
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def flops(self) -> int:
+        """None that the matrix engines do."""
+        return 0
+
+    @property
+    def math_dtype(self) -> str:
+        """Of a matmul that it does not have."""
+        return "bf16"
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""Validators of operators' parameters."""
+"""Validators of operators' parameters, and dtypes that several families take."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from math import isfinite
 
 from attrs import Attribute, validators
 
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.fp32 import FP32_MAX
 
-__all__ = ["count", "flag", "number", "positive", "whole"]
+__all__ = ["FLOATS", "FP8", "count", "flag", "number", "positive", "whole"]
+
+FP8 = ("fp8_e4m3", "fp8_e5m2")
+FLOATS = (*DTYPE_GROUPS["real"], *FP8)
 
 
 def whole(_: object, attribute: Attribute[int], value: object) -> None:

@@ -9,9 +9,10 @@ from attrs import frozen
 from kpusim.isa.expr import Const, Expr, Name, ceil_div, ceiling_division, minimum
 from kpusim.isa.program import Loop, Node, Range, Section
 
-__all__ = ["ENGINE", "ZERO", "Seat", "loop", "part", "parts"]
+__all__ = ["DST", "ENGINE", "TILE", "ZERO", "Seat", "loop", "part", "parts"]
 
-ENGINE = Name("engine")
+ENGINE, TILE = Name("engine"), Name("tile")  # the executing one
+DST = Name("dst")  # each tile that a transfer arrives at
 ZERO = Const(0)
 
 

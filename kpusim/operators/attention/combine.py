@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Instruction, Loop, Node, Range, Semaphore, SemaphoreRef, Signal, TileSet, View
-from kpusim.operators.attention.grid import TILE, Grid
-from kpusim.operators.seats import ZERO, loop
+from kpusim.operators.attention.grid import Grid
+from kpusim.operators.seats import TILE, ZERO, loop
 
 __all__ = ["add_parts", "give_part", "semaphores", "send_part"]
 

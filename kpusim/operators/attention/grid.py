@@ -14,11 +14,10 @@ from kpusim.operators.attention.items import Item, Schedule, schedule
 from kpusim.operators.attention.lists import gathered
 from kpusim.operators.attention.mapping import READY_SLOTS, Mapping
 from kpusim.operators.attention.problem import Problem
-from kpusim.operators.seats import ZERO
+from kpusim.operators.seats import TILE, ZERO
 
-__all__ = ["DST", "ITEM", "STEP", "TILE", "Grid", "once"]
+__all__ = ["ITEM", "STEP", "Grid", "once"]
 
-TILE, DST = Name("tile"), Name("dst")
 ITEM, STEP = Name("w"), Name("j")
 
 

@@ -20,11 +20,11 @@ from kpusim.isa.program import (
     TileSet,
     View,
 )
-from kpusim.operators.attention.grid import DST, ITEM, STEP, Grid, once
+from kpusim.operators.attention.grid import ITEM, STEP, Grid, once
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.attention.problem import Problem
 from kpusim.operators.declare import Wanted
-from kpusim.operators.seats import ZERO, Seat, loop
+from kpusim.operators.seats import DST, ZERO, Seat, loop
 
 __all__ = ["INDEX", "KEY_QUEUE", "QUERY_QUEUE", "VALUE_QUEUE", "indices", "key_sections", "load_maps", "query_box",
            "query_section", "semaphores"]  # fmt: skip

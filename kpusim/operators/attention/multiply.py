@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kpusim.isa.expr import Const, Expr, minimum
 from kpusim.isa.program import Instruction, Loop, Node, Range, Section, Semaphore, SemaphoreRef, Signal, View
-from kpusim.operators.attention.grid import ITEM, STEP, TILE, Grid, once
+from kpusim.operators.attention.grid import ITEM, STEP, Grid, once
 from kpusim.operators.attention.mapping import READY_SLOTS
-from kpusim.operators.seats import ZERO
+from kpusim.operators.seats import TILE, ZERO
 
 __all__ = ["multiply", "semaphores"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kpusim.isa.expr import Const, Expr
 from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
-from kpusim.operators.attention.grid import TILE, Grid, once
-from kpusim.operators.seats import ZERO
+from kpusim.operators.attention.grid import Grid, once
+from kpusim.operators.seats import TILE, ZERO
 
 __all__ = ["prepare", "turn_queries"]
 

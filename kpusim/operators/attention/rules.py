@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kpusim.dtypes import per_byte
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.attention.problem import Problem
 from kpusim.operators.gemm.operator import ENTRIES
 
@@ -103,7 +104,7 @@ def _quantized(problem: Problem) -> Iterator[UserError]:
     if problem.dtype not in DTYPE_GROUPS["real"]:
         problem_ = "keys and values are dequantised to the dtype of Q"
         yield UserError(problem_, found=problem.dtype, allowed=DTYPE_GROUPS["real"])
-    packed = max(8 // DTYPE_BITS[problem.kv_dtype], 1)
+    packed = per_byte(problem.kv_dtype)
     for name in ("head_dim", "value_dim"):
         if getattr(problem, name) % packed:
             problem_, found = f"a row of {problem.kv_dtype} ends within a byte", f"{name}={getattr(problem, name)}"

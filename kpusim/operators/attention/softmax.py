@@ -14,10 +14,10 @@ from __future__ import annotations
 from kpusim.isa.expr import Const, minimum
 from kpusim.isa.program import Instruction, Loop, Node, Operand, Range, Section, Semaphore, SemaphoreRef, Signal, View
 from kpusim.operators.attention.combine import add_parts, give_part
-from kpusim.operators.attention.grid import ITEM, STEP, TILE, Grid, once
+from kpusim.operators.attention.grid import ITEM, STEP, Grid, once
 from kpusim.operators.attention.prepare import prepare, turn_queries
 from kpusim.operators.fp32 import FP32_LEAST, FP32_MAX
-from kpusim.operators.seats import ZERO
+from kpusim.operators.seats import TILE, ZERO
 
 __all__ = ["SCALE_OF_FP8", "semaphores", "softmax"]
 

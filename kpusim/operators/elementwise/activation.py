@@ -10,12 +10,11 @@ from attrs import field, frozen, validators
 
 from kpusim.dtypes import smallest
 from kpusim.operators.activations import activated, activation_steps
-from kpusim.operators.base import Example
-from kpusim.operators.elementwise.arithmetic import REALS
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import U
-from kpusim.operators.parameters import flag
+from kpusim.operators.parameters import FLOATS, flag
 from kpusim.operators.rowwise.chain import BLOCK, Chain, draw_size, saturated
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 from kpusim.operators.rowwise.work import ROWS, Along, Work
 
 __all__ = ["GeGlu", "Gelu", "GeluTanh", "Relu", "Silu", "SwiGlu"]
@@ -27,8 +26,8 @@ class Activation(Rowwise):
 
     error_origin: ClassVar[str] = "16 roundings in fp32, more than any activation has"
 
-    dtype: str = field(default="bf16", validator=validators.in_(REALS), kw_only=True)
-    out_dtype: str = field(default="", validator=validators.in_(("", *REALS)), kw_only=True)
+    dtype: str = field(default="bf16", validator=validators.in_(FLOATS), kw_only=True)
+    out_dtype: str = field(default="", validator=validators.in_(("", *FLOATS)), kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:
@@ -95,8 +94,8 @@ class Gated(Rowwise):
     error_origin: ClassVar[str] = Activation.error_origin
     activation: ClassVar[str]
 
-    dtype: str = field(default="bf16", validator=validators.in_(REALS), kw_only=True)
-    out_dtype: str = field(default="", validator=validators.in_(("", *REALS)), kw_only=True)
+    dtype: str = field(default="bf16", validator=validators.in_(FLOATS), kw_only=True)
+    out_dtype: str = field(default="", validator=validators.in_(("", *FLOATS)), kw_only=True)
     packed: bool = field(default=False, validator=flag, kw_only=True)
 
     @classmethod
@@ -156,4 +155,4 @@ class GeGlu(Gated):
 
 
 def _dtypes(random: Random) -> dict[str, Any]:
-    return {"dtype": random.choice(REALS), "out_dtype": random.choice(("", *REALS))}
+    return {"dtype": random.choice(FLOATS), "out_dtype": random.choice(("", *FLOATS))}

@@ -11,15 +11,15 @@ from attrs import field, frozen, validators
 
 from kpusim.dtypes import is_integer
 from kpusim.errors import UserError
-from kpusim.operators.base import Example
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import U
+from kpusim.operators.parameters import FLOATS
 from kpusim.operators.rowwise.chain import DTYPES, Chain, draw_size, saturated
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 from kpusim.operators.rowwise.work import Work
 
 __all__ = ["Add", "Mul"]
 
-REALS = tuple(dtype for dtype in DTYPES if not is_integer(dtype))
 INTEGERS = tuple(dtype for dtype in DTYPES if is_integer(dtype))
 
 
@@ -40,8 +40,8 @@ class Arithmetic(Rowwise):
 
     def check(self) -> None:
         """Raises UserError for integer results of real numbers."""
-        if self.dtype in REALS and self.out_dtype in INTEGERS:
-            raise UserError("real numbers do not become integers", found=f"out_dtype={self.out_dtype}", allowed=REALS)
+        if self.dtype in FLOATS and self.out_dtype in INTEGERS:
+            raise UserError("real numbers do not become integers", found=f"out_dtype={self.out_dtype}", allowed=FLOATS)
 
     @property
     def work(self) -> Work:

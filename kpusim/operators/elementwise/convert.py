@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from attrs import field, frozen, validators
 
-from kpusim.dtypes import greatest, integer_range, is_integer, smallest
+from kpusim.dtypes import greatest, integer_range, is_integer, per_byte, smallest
 from kpusim.errors import UserError
-from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
-from kpusim.operators.base import Example
+from kpusim.isa.tables import DTYPE_GROUPS
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.elementwise.arithmetic import INTEGERS
 from kpusim.operators.fp32 import FP32_LEAST, U
 from kpusim.operators.parameters import count
 from kpusim.operators.rowwise.chain import BLOCK, COLUMN, DTYPES, ROW, Chain, draw_size, saturated
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 from kpusim.operators.rowwise.work import COLUMNS, ROWS, Along, Dimension, Sweep, Work
 
 __all__ = ["Cast", "Dequantize", "Quantize"]
@@ -70,7 +70,7 @@ class Scaled(Rowwise):
 
     def _check(self, narrow: str) -> None:
         """Raises UserError for groups or rows that are not whole."""
-        packed = max(8 // DTYPE_BITS[narrow], 1)
+        packed = per_byte(narrow)
         if self.group and self.axis == "column":
             raise UserError("a column's scale is of all of its rows", found=f"group={self.group}", allowed="group=0")
         if self.group and self.columns % self.group:
@@ -83,7 +83,7 @@ class Scaled(Rowwise):
 
     def _begin(self, narrow: str) -> tuple[Chain, tuple[Dimension, ...]]:
         """(chain, shape of a block)."""
-        unit = self.group or max(8 // DTYPE_BITS[narrow], 1)
+        unit = self.group or per_byte(narrow)
         chain = Chain(self.family, self.rows, self.columns, {"unit": unit})
         return chain, (ROWS, Along("columns", each=self.group), self.group) if self.group else BLOCK
 

@@ -12,12 +12,12 @@ from attrs import field, frozen, validators
 from kpusim.dtypes import smallest
 from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_GROUPS
-from kpusim.operators.base import Example
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.gather.listed import listed
 from kpusim.operators.parameters import count, flag, positive
 from kpusim.operators.rowwise.chain import Chain, draw_size
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 from kpusim.operators.rowwise.work import ROWS, Along, Dimension, Work
 
 __all__ = ["Rope"]

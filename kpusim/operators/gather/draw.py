@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
+from kpusim.dtypes import per_byte
+from kpusim.isa.tables import DTYPE_GROUPS
 
 __all__ = ["draw_rows"]
 
@@ -17,7 +18,7 @@ WIDTHS = (1, 3, 17, 64, 129, 1500)  # the longest does not fit into kpu-tiny's s
 def draw_rows(random: Random, dtypes: tuple[str, ...]) -> tuple[int, int, int, dict[str, Any]]:
     """Entries, width, count and the other parameters of an operator by index."""
     dtype = random.choice(dtypes)
-    packed = max(8 // DTYPE_BITS[dtype], 1)
+    packed = per_byte(dtype)
     width = random.choice(WIDTHS) * packed
     most = ROWS if width < WIDTHS[-1] else 8
     options = {"dtype": dtype, "index_dtype": random.choice(DTYPE_GROUPS["index"]), "indices": random.choice(DRAWS)}

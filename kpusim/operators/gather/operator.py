@@ -9,14 +9,14 @@ from random import Random
 from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen, validators
 
+from kpusim.dtypes import per_byte
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.listed import coordinates, leading_sizes, listed
 from kpusim.operators.gather.lowering import lower_gather
@@ -26,11 +26,9 @@ from kpusim.operators.parameters import count, positive
 
 __all__ = ["Gather", "GatherNd", "RowGather", "Selecting"]
 
-Wide = npt.NDArray[np.float64]
-
 
 @frozen(kw_only=True)
-class Selecting:
+class Selecting(Unmultiplied):
     """What all operators by index have in common: rows of `dtype`, by a list that a tensor of `index_dtype` holds."""
 
     family: ClassVar[str]
@@ -47,28 +45,13 @@ class Selecting:
         """What is selected. Raises UserError for impossible indices."""
 
     @property
-    def macs(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def flops(self) -> int:
-        """None: nothing is computed but numbers of rows."""
-        return 0
-
-    @property
-    def math_dtype(self) -> str:
-        """There is no matmul."""
-        return "bf16"
-
-    @property
     def vector_work(self) -> Names[str, int]:
         """None that could be the roof."""
         return {}
 
     def _check_width(self, width: int) -> None:
         """Raises UserError for a row that ends within a byte."""
-        packed = max(8 // DTYPE_BITS[self.dtype], 1)
+        packed = per_byte(self.dtype)
         if width % packed:
             problem = f"a row of {self.dtype} ends within a byte"
             raise UserError(problem, found=f"width={width}", allowed=f"multiples of {packed}")

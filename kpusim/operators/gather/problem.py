@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
+from kpusim.dtypes import per_byte
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Port
@@ -60,7 +61,7 @@ class Selection:
     @property
     def packed(self) -> int:
         """Elements that share a byte; 1 for none."""
-        return max(8 // self.bits, 1)
+        return per_byte(self.table.dtype)
 
     @property
     def index_bytes(self) -> int:

@@ -12,12 +12,12 @@ from attrs import field, frozen, validators
 from kpusim.dtypes import smallest, unit_roundoff
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.listed import listed
 from kpusim.operators.gather.mapping import Mapping
-from kpusim.operators.gather.operator import Selecting, Wide
+from kpusim.operators.gather.operator import Selecting
 from kpusim.operators.gather.problem import Selection, burst_bytes
 from kpusim.operators.gather.scatter import Addition, lower_scatter
 from kpusim.operators.parameters import count, positive

@@ -10,10 +10,10 @@ from __future__ import annotations
 from kpusim.isa.expr import Const, Expr, Name, ceil_div
 from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
 from kpusim.machine import Machine
-from kpusim.operators.gemm.grid import TILE, Grid
+from kpusim.operators.gemm.grid import Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS, Mapping
 from kpusim.operators.gemm.problem import Problem
-from kpusim.operators.seats import ZERO, loop, part
+from kpusim.operators.seats import TILE, ZERO, loop, part
 from kpusim.operators.steps import Step, elementwise_cycles
 
 __all__ = ["add_columns", "column_cycles", "column_row", "turn_columns"]

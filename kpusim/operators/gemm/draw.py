@@ -7,23 +7,20 @@ from typing import Any
 
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.activations import ACTIVATIONS
+from kpusim.operators.draw import draw_size
 from kpusim.operators.gemm.problem import PROLOGUES
+from kpusim.operators.parameters import FLOATS
 
-__all__ = ["MOST", "draw_matmul", "draw_size"]
+__all__ = ["draw_matmul"]
 
 MOST = 96  # along a dimension: several blocks on kpu-tiny, several folds on all
-
-
-def draw_size(random: Random, most: int = MOST, steps: int = 1) -> int:
-    """A size, a multiple of `steps`: often one of them, mostly odd ones."""
-    return steps * random.choice((1, *(random.randint(1, max(most // steps, 1)) for _ in range(2))))
 
 
 def draw_matmul(random: Random) -> tuple[int, int, int, dict[str, Any]]:
     """m, n, k and all other parameters that `Matmul` has."""
     dtype = random.choice(DTYPE_GROUPS["factor"])
     options: dict[str, Any] = {"dtype": dtype} | {f"transpose_{name}": random.random() < 0.5 for name in "ab"}
-    options["out_dtype"] = random.choice(("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2"))
+    options["out_dtype"] = random.choice(FLOATS)
     steps = 1
     if dtype in DTYPE_GROUPS["real"] and random.random() < 0.4:
         steps = 4  # elements of int2 in a byte
@@ -36,4 +33,5 @@ def draw_matmul(random: Random) -> tuple[int, int, int, dict[str, Any]]:
         options["out_dtype"] = "int32"
     if dtype in DTYPE_GROUPS["real"] and random.random() < 0.3:
         options |= {"prologue": random.choice(PROLOGUES[1:]), "transpose_a": False}
-    return draw_size(random), draw_size(random, steps=steps), draw_size(random, steps=steps), options
+    m, n, k = (draw_size(random, MOST, each) for each in (1, steps, steps))
+    return m, n, k, options

@@ -7,11 +7,11 @@ from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, Sem
 from kpusim.machine import Machine
 from kpusim.operators.gemm.columns import add_columns, column_row, turn_columns
 from kpusim.operators.gemm.epilogue import STRIP, chain
-from kpusim.operators.gemm.grid import DST, TILE, Grid
+from kpusim.operators.gemm.grid import Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS
 from kpusim.operators.gemm.prologue import FIRST, SECOND, clear_sums, normalize, root, sums_of
 from kpusim.operators.gemm.streams import PASS_QUEUE, STORE_QUEUE, dequantize
-from kpusim.operators.seats import ZERO, Seat, loop, part
+from kpusim.operators.seats import DST, TILE, ZERO, Seat, loop, part
 from kpusim.operators.steps import Step
 
 __all__ = ["load_vectors", "reduce", "store", "vector_sections"]

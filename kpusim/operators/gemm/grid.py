@@ -10,10 +10,10 @@ from kpusim.isa.expr import Const, Expr, Lookup, Name, minimum
 from kpusim.isa.program import Node, Range, Section, Table, TileSet
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
+from kpusim.operators.seats import TILE
 
-__all__ = ["DST", "TILE", "Grid"]
+__all__ = ["Grid"]
 
-TILE, DST = Name("tile"), Name("dst")
 T = TypeVar("T")
 
 

@@ -22,12 +22,12 @@ from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
 from kpusim.operators.declare import buffers, tensors
 from kpusim.operators.gemm.explain import choices, tried
 from kpusim.operators.gemm.finish import load_vectors, reduce, store, vector_sections
-from kpusim.operators.gemm.grid import TILE, Grid
+from kpusim.operators.gemm.grid import Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS, Mapping
 from kpusim.operators.gemm.problem import Problem, ports
 from kpusim.operators.gemm.search import check_mapping, search
 from kpusim.operators.gemm.streams import Stream, seat_of_columns
-from kpusim.operators.seats import ZERO, Seat, loop, part, parts
+from kpusim.operators.seats import TILE, ZERO, Seat, loop, part, parts
 
 __all__ = ["lower"]
 

@@ -8,8 +8,6 @@ from math import prod, sqrt
 from random import Random
 from typing import ClassVar, Self
 
-import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen, validators
 
 from kpusim.errors import UserError
@@ -17,19 +15,18 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.activations import ACTIVATIONS
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Wide
 from kpusim.operators.gemm.draw import draw_matmul
 from kpusim.operators.gemm.groups import group_rows
 from kpusim.operators.gemm.lowering import lower
 from kpusim.operators.gemm.mapping import Mapping as GemmMapping
 from kpusim.operators.gemm.problem import PROLOGUES, Epilogue, Problem, Prologue, ports
-from kpusim.operators.parameters import count, flag, number, positive
+from kpusim.operators.parameters import FLOATS, count, flag, number, positive
 
 __all__ = ["Gemm", "GroupedGemm"]
 
-Wide = npt.NDArray[np.float64]
 ENTRIES = 4096  # entries of a batch, or groups: their lanes are tables of the program, or loops over them
-OUT_DTYPES = ("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "int32")
+OUT_DTYPES = (*FLOATS, "int32")
 
 
 @frozen(kw_only=True)

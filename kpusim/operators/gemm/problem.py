@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from kpusim.dtypes import per_byte
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Port
@@ -89,7 +90,7 @@ class Problem:
     @property
     def packed(self) -> int:
         """Elements of B as it is stored that share a byte; 1 for none."""
-        return max(8 // DTYPE_BITS[self.stored_dtype], 1)
+        return per_byte(self.stored_dtype)
 
     @property
     def quantized(self) -> bool:

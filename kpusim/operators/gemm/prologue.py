@@ -17,10 +17,10 @@ from attrs import evolve
 from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
 from kpusim.machine import Machine
-from kpusim.operators.gemm.grid import TILE, Grid
+from kpusim.operators.gemm.grid import Grid
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
-from kpusim.operators.seats import ZERO, loop, part
+from kpusim.operators.seats import TILE, ZERO, loop, part
 from kpusim.operators.steps import Step, elementwise_cycles
 
 __all__ = ["FIRST", "SECOND", "block_cycles", "clear_sums", "normalize", "root", "row_cycles", "sums_of"]

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 from attrs import frozen
 
 from kpusim.dtypes import gamma, greatest, smallest, unit_roundoff
 from kpusim.operators.activations import activated
-from kpusim.operators.base import Array
+from kpusim.operators.base import Array, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.gemm.problem import Problem
 
 __all__ = ["error_bound", "reference"]
-
-Wide = npt.NDArray[np.float64]
 
 
 @frozen

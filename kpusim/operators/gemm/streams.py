@@ -9,9 +9,9 @@ from attrs import frozen
 from kpusim.isa.expr import Const, Expr, Name, minimum
 from kpusim.isa.program import Box, Instruction, Loop, Node, Range, Section, SemaphoreRef, Signal, TileSet, View
 from kpusim.machine import Machine
-from kpusim.operators.gemm.grid import DST, TILE, Grid
+from kpusim.operators.gemm.grid import Grid
 from kpusim.operators.gemm.mapping import READY_SLOTS
-from kpusim.operators.seats import ENGINE, ZERO, Seat, loop
+from kpusim.operators.seats import DST, ENGINE, TILE, ZERO, Seat, loop
 
 __all__ = ["A_QUEUE", "B_QUEUE", "PASS_QUEUE", "STORE_QUEUE", "Stream", "dequantize", "seat_of_columns"]
 

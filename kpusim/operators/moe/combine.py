@@ -7,14 +7,13 @@ from random import Random
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
 from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.moe.assumed import routing
@@ -24,11 +23,9 @@ from kpusim.operators.parameters import count, positive
 
 __all__ = ["MoeCombine"]
 
-Wide = npt.NDArray[np.float64]
-
 
 @frozen
-class MoeCombine:
+class MoeCombine(Unmultiplied):
     """out[t] = sum over j of weights[t, j] * y[places[t, j]]: the rows of a token, gathered back, in fp32.
 
     load, seed: of the routing, as of `permute`.
@@ -86,21 +83,6 @@ class MoeCombine:
         )
 
     @property
-    def macs(self) -> int:
-        """None on the matrix engine."""
-        return 0
-
-    @property
-    def flops(self) -> int:
-        """None that the matrix engines do."""
-        return 0
-
-    @property
-    def math_dtype(self) -> str:
-        """Of a matmul that it does not have."""
-        return "bf16"
-
-    @property
     def vector_work(self) -> Names[str, int]:
         """A product an element of y."""
         return {"mul": self.tokens * self.k * self.width}
@@ -108,13 +90,12 @@ class MoeCombine:
     @property
     def compulsory_bytes(self) -> int:
         """Every input and output once."""
-        return sum(int(np.prod(port.shape)) * DTYPE_BITS[port.dtype] // 8 for port in self.ports)
+        return sum(port.size_bytes for port in self.ports)
 
     def io_bound_bytes(self, machine: Machine) -> int:
         """Every input and output once, in whole accesses."""
         access = machine.hbm.access_bytes
-        sizes = (int(np.prod(port.shape)) * DTYPE_BITS[port.dtype] // 8 for port in self.ports)
-        return sum(ceil_div(size, access) * access for size in sizes)
+        return sum(ceil_div(port.size_bytes, access) * access for port in self.ports)
 
     def lower(
         self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Mapping | None = None,

@@ -12,9 +12,9 @@ from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
 from kpusim.errors import UserError
-from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.parameters import positive
 from kpusim.operators.rowwise.chain import ROW, Chain
@@ -24,12 +24,11 @@ from kpusim.operators.rowwise.work import ROWS, Work
 
 __all__ = ["TopkRouting"]
 
-Wide = npt.NDArray[np.float64]
 NOTHING = 200.0  # e^-200 is 0 in fp32, whose least number is e^-103
 
 
 @frozen
-class TopkRouting:
+class TopkRouting(Unmultiplied):
     """The k experts with the greatest scores of each token, and softmax of the scores as their weights.
 
     softmax: "after" the choice, over the chosen ones, whose weights add up to 1 (Mixtral, arXiv:2401.04088); "before"
@@ -98,21 +97,6 @@ class TopkRouting:
         return chain.work()
 
     @property
-    def macs(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def flops(self) -> int:
-        """None that the matrix engines do."""
-        return 0
-
-    @property
-    def math_dtype(self) -> str:
-        """Of a matmul that it does not have."""
-        return "bf16"
-
-    @property
     def vector_work(self) -> Mapping[str, int]:
         """The search goes over all scores for each of the chosen; exponentials are of those that count."""
         scores, chosen = self.tokens * self.experts, self.tokens * self.k
@@ -122,7 +106,7 @@ class TopkRouting:
     @property
     def compulsory_bytes(self) -> int:
         """Every input and output once."""
-        return sum(int(np.prod(port.shape)) * DTYPE_BITS[port.dtype] // 8 for port in self.ports)
+        return sum(port.size_bytes for port in self.ports)
 
     def io_bound_bytes(self, machine: Machine) -> int:
         """Every input and output once."""

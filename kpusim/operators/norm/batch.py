@@ -10,12 +10,12 @@ import numpy as np
 from attrs import field, frozen, validators
 
 from kpusim.operators.activations import ACTIVATIONS, activated, activation_steps
-from kpusim.operators.base import Example
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import U
-from kpusim.operators.norm.finish import OUT_DTYPES, REAL, draw_dtypes
-from kpusim.operators.parameters import flag, number
+from kpusim.operators.norm.finish import REAL, draw_dtypes
+from kpusim.operators.parameters import FLOATS, flag, number
 from kpusim.operators.rowwise.chain import COLUMN, Chain, draw_size, saturated
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 from kpusim.operators.rowwise.work import Work
 from kpusim.operators.steps import Step
 
@@ -37,7 +37,7 @@ class BatchNorm(Rowwise):
     )
 
     dtype: str = field(default="bf16", validator=validators.in_(REAL), kw_only=True)
-    out_dtype: str = field(default="bf16", validator=validators.in_(OUT_DTYPES), kw_only=True)
+    out_dtype: str = field(default="bf16", validator=validators.in_(FLOATS), kw_only=True)
     weight: bool = field(default=True, validator=flag, kw_only=True)
     bias: bool = field(default=True, validator=flag, kw_only=True)
     activation: str = field(default="none", validator=validators.in_(ACTIVATIONS), kw_only=True)

@@ -12,15 +12,15 @@ from attrs import field, frozen, validators
 from kpusim.dtypes import smallest
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.activations import ACTIVATIONS, activated, activation_steps
+from kpusim.operators.base import Wide
 from kpusim.operators.fp32 import U
-from kpusim.operators.parameters import flag, number
+from kpusim.operators.parameters import FLOATS, flag, number
 from kpusim.operators.rowwise.chain import Chain, saturated
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 
-__all__ = ["OUT_DTYPES", "REAL", "Normalised", "draw_dtypes", "draw_options"]
+__all__ = ["REAL", "Normalised", "draw_dtypes", "draw_options"]
 
 REAL = DTYPE_GROUPS["real"]
-OUT_DTYPES = (*REAL, "fp8_e4m3", "fp8_e5m2")
 
 
 @frozen
@@ -28,7 +28,7 @@ class Normalised(Rowwise):
     """out = activation(normalised(x + residual) * weight + bias), in fp32; `sum` is x + residual."""
 
     dtype: str = field(default="bf16", validator=validators.in_(REAL), kw_only=True)
-    out_dtype: str = field(default="bf16", validator=validators.in_(OUT_DTYPES), kw_only=True)
+    out_dtype: str = field(default="bf16", validator=validators.in_(FLOATS), kw_only=True)
     weight: bool = field(default=True, validator=flag, kw_only=True)
     bias: bool = field(default=False, validator=flag, kw_only=True)
     residual: bool = field(default=False, validator=flag, kw_only=True)
@@ -85,7 +85,7 @@ class Normalised(Rowwise):
 
 def draw_dtypes(random: Random) -> dict[str, Any]:
     """Of an input and an output."""
-    return {"dtype": random.choice(REAL), "out_dtype": random.choice(OUT_DTYPES)}
+    return {"dtype": random.choice(REAL), "out_dtype": random.choice(FLOATS)}
 
 
 def draw_options(random: Random) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import numpy as np
 from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma
-from kpusim.operators.base import Example
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.norm.finish import Normalised, draw_options
 from kpusim.operators.parameters import flag
 from kpusim.operators.rowwise.chain import ROW, draw_size
-from kpusim.operators.rowwise.operator import Wide
 from kpusim.operators.rowwise.work import Sweep, Work
 from kpusim.operators.steps import Step
 

@@ -10,10 +10,9 @@ import numpy as np
 from attrs import frozen
 
 from kpusim.dtypes import gamma
-from kpusim.operators.base import Example
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.norm.finish import Normalised, draw_options
 from kpusim.operators.rowwise.chain import ROW, draw_size
-from kpusim.operators.rowwise.operator import Wide
 from kpusim.operators.rowwise.work import Sweep, Work
 
 __all__ = ["RmsNorm"]

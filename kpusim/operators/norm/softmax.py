@@ -11,12 +11,12 @@ from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
 from kpusim.isa.tables import DTYPE_BITS
-from kpusim.operators.base import Example
+from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import FP32_MAX, U
-from kpusim.operators.norm.finish import OUT_DTYPES, REAL, draw_dtypes
-from kpusim.operators.parameters import count, number
+from kpusim.operators.norm.finish import REAL, draw_dtypes
+from kpusim.operators.parameters import FLOATS, count, number
 from kpusim.operators.rowwise.chain import BLOCK, COLUMN, ROW, Chain, draw_size, saturated
-from kpusim.operators.rowwise.operator import Rowwise, Wide
+from kpusim.operators.rowwise.operator import Rowwise
 from kpusim.operators.rowwise.work import ENTRIES, Sweep, Work
 from kpusim.operators.steps import Step
 
@@ -43,7 +43,7 @@ class Softmax(Rowwise):
 
     batch: int = field(default=0, validator=count, kw_only=True)
     dtype: str = field(default="bf16", validator=validators.in_(REAL), kw_only=True)
-    out_dtype: str = field(default="bf16", validator=validators.in_(OUT_DTYPES), kw_only=True)
+    out_dtype: str = field(default="bf16", validator=validators.in_(FLOATS), kw_only=True)
     scale: float = field(default=1.0, validator=number, kw_only=True)
     mask: str = field(default="none", validator=validators.in_(("none", "causal")), kw_only=True)
     passes: str = field(default="two", validator=validators.in_(("one", "two")), kw_only=True)

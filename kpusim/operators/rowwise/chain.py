@@ -10,7 +10,9 @@ from attrs import define, field
 
 from kpusim.dtypes import greatest, integer_range, is_integer
 from kpusim.isa.tables import DTYPE_GROUPS
-from kpusim.operators.rowwise.operator import Wide
+from kpusim.operators import draw
+from kpusim.operators.base import Wide
+from kpusim.operators.parameters import FP8
 from kpusim.operators.rowwise.work import COLUMNS, ROWS, Dimension, Part, Stream, Sweep, Temporary, Work
 from kpusim.operators.steps import Step
 
@@ -20,7 +22,7 @@ Shape = tuple[Dimension, ...]
 BLOCK: Shape = (ROWS, COLUMNS)
 ROW: Shape = (ROWS, 1)
 COLUMN: Shape = (1, COLUMNS)
-DTYPES = (*DTYPE_GROUPS["number"], "fp8_e4m3", "fp8_e5m2")
+DTYPES = (*DTYPE_GROUPS["number"], *FP8)
 MOST = 70  # rows or columns of a random operator: several blocks and pieces on kpu-tiny
 
 
@@ -124,5 +126,5 @@ def saturated(values: Wide, dtype: str) -> Wide:
 
 
 def draw_size(random: Random, steps: int = 1) -> int:
-    """A size for tests, a multiple of `steps`: often one of them, mostly odd ones."""
-    return steps * random.choice((1, *(random.randint(1, max(MOST // steps, 1)) for _ in range(2))))
+    """Rows or columns for tests, a multiple of `steps`."""
+    return draw.draw_size(random, MOST, steps)

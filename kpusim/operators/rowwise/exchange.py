@@ -7,9 +7,9 @@ from attrs import frozen
 from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Instruction, Node, Range, Semaphore, SemaphoreRef, Signal, TileSet, View
 from kpusim.operators.rowwise.mapping import Mapping
-from kpusim.operators.rowwise.place import DST, TILE, Place
+from kpusim.operators.rowwise.place import Place
 from kpusim.operators.rowwise.work import Sweep, Work, all_of
-from kpusim.operators.seats import ZERO, loop
+from kpusim.operators.seats import DST, TILE, ZERO, loop
 
 __all__ = ["Exchange"]
 

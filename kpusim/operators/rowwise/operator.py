@@ -8,25 +8,21 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen
 
-from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS, instruction_rows
+from kpusim.isa.tables import instruction_rows
 from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port
+from kpusim.operators.base import ROW_MAJOR, Array, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.parameters import positive
 from kpusim.operators.rowwise.lowering import lower
 from kpusim.operators.rowwise.mapping import Mapping as RowwiseMapping
 from kpusim.operators.rowwise.work import Work
 
-__all__ = ["Rowwise", "Wide"]
-
-Wide = npt.NDArray[np.float64]
+__all__ = ["Rowwise"]
 
 
 @frozen
-class Rowwise:
+class Rowwise(Unmultiplied):
     """An operator on `rows` of `columns`, without matmuls."""
 
     family: ClassVar[str]
@@ -59,21 +55,6 @@ class Rowwise:
         return self.work.ports
 
     @property
-    def macs(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def flops(self) -> int:
-        """None that the matrix engines do."""
-        return 0
-
-    @property
-    def math_dtype(self) -> str:
-        """Of a matmul that it does not have."""
-        return "bf16"
-
-    @property
     def vector_work(self) -> Mapping[str, int]:
         """Elements by class of instruction, where a tile has whole rows, of those that are needed."""
         work, found = self.work, Counter[str]()
@@ -86,7 +67,7 @@ class Rowwise:
     @property
     def compulsory_bytes(self) -> int:
         """Every input and output once."""
-        return sum(ceil_div(int(np.prod(port.shape)) * DTYPE_BITS[port.dtype], 8) for port in self.ports)
+        return sum(port.size_bytes for port in self.ports)
 
     def io_bound_bytes(self, machine: Machine) -> int:
         """Every input and output once."""

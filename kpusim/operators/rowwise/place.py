@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from kpusim.isa.expr import Const, Expr, Name, ceil_div, ceiling_division, maximum, minimum
+from kpusim.isa.expr import Const, Expr, ceil_div, ceiling_division, maximum, minimum
 from kpusim.isa.program import Box, Range, TileSet, View
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.work import ROWS, Along, Stream, Work
-from kpusim.operators.seats import ZERO
+from kpusim.operators.seats import TILE, ZERO
 
-__all__ = ["DST", "TILE", "Place"]
-
-TILE, DST = Name("tile"), Name("dst")
+__all__ = ["Place"]
 
 
 @frozen

@@ -11,9 +11,9 @@ from kpusim.isa.program import Instruction, Loop, Node, Rows, Section, Semaphore
 from kpusim.machine import Machine
 from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
-from kpusim.operators.rowwise.place import DST, Place
+from kpusim.operators.rowwise.place import Place
 from kpusim.operators.rowwise.work import Stream, Work
-from kpusim.operators.seats import ENGINE, ZERO, Seat, loop
+from kpusim.operators.seats import DST, ENGINE, ZERO, Seat, loop
 
 __all__ = ["STEP", "Traffic", "free", "full", "over_pieces", "over_steps", "piece_of", "share_of", "slot_of"]
 

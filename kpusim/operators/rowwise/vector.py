@@ -10,7 +10,7 @@ from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Instruction, Loop, Node, Section, SemaphoreRef, Signal
 from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
-from kpusim.operators.rowwise.place import TILE, Place
+from kpusim.operators.rowwise.place import Place
 from kpusim.operators.rowwise.transfers import (
     STEP,
     free,
@@ -21,7 +21,7 @@ from kpusim.operators.rowwise.transfers import (
     slot_of,
 )
 from kpusim.operators.rowwise.work import REDUCTIONS, Stream, Sweep, Temporary, Work, part_of
-from kpusim.operators.seats import ZERO
+from kpusim.operators.seats import TILE, ZERO
 from kpusim.operators.steps import Step
 
 __all__ = ["Vector"]
