@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kpusim.bench.measure import Pairs, command, timed, traffic_over_bound, utilisation
-from kpusim.bench.memory import CHUNK, SPAN
+from kpusim.bench.measure import Pairs, command, moved, timed, traffic_over_bound, utilisation
+from kpusim.bench.memory import SPAN
 from kpusim.machine import Machine, load_machine
 from kpusim.operators import Operator, make_operator
-from kpusim.simulate.run import Run, simulate
+from kpusim.simulate.run import CHUNK_BYTES, Run, simulate
 from kpusim.streams.mix import mix_bandwidth
 from kpusim.streams.requests import Stream
 
@@ -33,20 +33,20 @@ def attention16k() -> Pairs:
                 yield f"{row}.cycles", run.cycles
                 yield f"{row}.matrix_utilisation", utilisation(operator, run)
                 yield f"{row}.traffic_over_bound", traffic_over_bound(operator, run)
-                yield f"{row}.traffic_over_compulsory", _moved(run) / operator.compulsory_bytes
+                yield f"{row}.traffic_over_compulsory", moved(run) / operator.compulsory_bytes
 
 
 def attention_decode() -> Pairs:
     """One query a sequence, against a stream that only reads."""
     for name in ("kpu-datacenter", "kpu-edge"):
         machine = load_machine(name)
-        reads = mix_bandwidth(machine, [Stream("sequential", CHUNK, CHUNK, CHUNK, SPAN)])
+        reads = mix_bandwidth(machine, [Stream("sequential", CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES, SPAN)])
         for row, text in DECODE.items():
             run = _simulated(make_operator(text), machine)
             yield f"attention_decode.{name}.{row}.cycles", run.cycles
-            yield f"attention_decode.{name}.{row}.bandwidth_over_mix", _moved(run) / run.cycles / reads
+            yield f"attention_decode.{name}.{row}.bandwidth_over_mix", moved(run) / run.cycles / reads
             attainable = float(machine.hbm.attainable_bytes_per_cycle)
-            yield f"attention_decode.{name}.{row}.bandwidth_over_attainable", _moved(run) / run.cycles / attainable
+            yield f"attention_decode.{name}.{row}.bandwidth_over_attainable", moved(run) / run.cycles / attainable
 
 
 def attention_scale() -> Pairs:
@@ -68,7 +68,3 @@ def attention_scale() -> Pairs:
 
 def _simulated(operator: Operator, machine: Machine) -> Run:
     return simulate(operator.lower(machine).program, machine)
-
-
-def _moved(run: Run) -> int:
-    return run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from kpusim.bench.measure import Pairs, timed
+from kpusim.bench.measure import Pairs, moved, timed
 from kpusim.machine import load_machine
 from kpusim.operators.gather import Gather
-from kpusim.simulate.run import simulate
+from kpusim.simulate.run import CHUNK_BYTES, simulate
 from kpusim.streams.mix import mix_bandwidth
 from kpusim.streams.requests import Stream
 
@@ -15,20 +15,18 @@ __all__ = ["ROW_BYTES", "gather_bandwidth"]
 
 ROW_BYTES = 4096
 MOVED = 1 << 28  # bytes of the rows that are gathered
-CHUNK = 16384  # bytes that DMA engines ask for at once
 
 
 def gather_bandwidth() -> Pairs:
     """Random rows of 4 KiB, 256 MiB of them, against the same reads and writes without a program."""
     gather = Gather(2 * MOVED // ROW_BYTES, ROW_BYTES // 2, MOVED // ROW_BYTES)
-    reads = Stream("random", CHUNK, ROW_BYTES, ROW_BYTES, 2 * MOVED)
-    writes = Stream("sequential", CHUNK, CHUNK, CHUNK, MOVED, Fraction(1))
+    reads = Stream("random", CHUNK_BYTES, ROW_BYTES, ROW_BYTES, 2 * MOVED)
+    writes = Stream("sequential", CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES, MOVED, Fraction(1))
     for name in ("kpu-datacenter", "kpu-edge"):
         machine = load_machine(name)
         program = gather.lower(machine).program
         wall, run = timed(lambda program=program, machine=machine: simulate(program, machine))  # type: ignore[misc]
-        moved = run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"]
-        reached, mix = moved / run.cycles, mix_bandwidth(machine, (reads, writes))
+        reached, mix = moved(run) / run.cycles, mix_bandwidth(machine, (reads, writes))
         yield f"gather.{name}.wall_in_timeouts", wall
         yield f"gather.{name}.cycles", run.cycles
         yield f"gather.{name}.bytes_per_cycle", reached

@@ -14,7 +14,7 @@ import simpy
 from kpusim.operators import Operator
 from kpusim.simulate.run import Run
 
-__all__ = ["Pairs", "command", "timed", "timeout_seconds", "traffic_over_bound", "utilisation"]
+__all__ = ["Pairs", "command", "moved", "timed", "timeout_seconds", "traffic_over_bound", "utilisation"]
 
 PROCESSES, TIMEOUTS = 288, 1000  # timeouts of each process
 Pairs = Iterator[tuple[str, float]]
@@ -59,8 +59,12 @@ def utilisation(operator: Operator, run: Run) -> float:
 
 def traffic_over_bound(operator: Operator, run: Run) -> float:
     """HBM bytes over the I/O bound."""
-    moved = run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"]
-    return moved / operator.io_bound_bytes(run.machine)
+    return moved(run) / operator.io_bound_bytes(run.machine)
+
+
+def moved(run: Run) -> int:
+    """Bytes between HBM and chip."""
+    return run.counters["hbm.read_bytes"] + run.counters["hbm.write_bytes"]
 
 
 _MEASURED = """

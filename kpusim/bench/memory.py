@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import prod
 
 from kpusim.bench.measure import Pairs, timed
-from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine, load_machine
 from kpusim.operators import Operator, make_operator
-from kpusim.simulate.run import simulate
+from kpusim.simulate.run import CHUNK_BYTES, simulate
 from kpusim.streams.mix import mix_bandwidth
 from kpusim.streams.requests import Stream
 
 __all__ = ["attainable", "memory_bound"]
 
-CHUNK = 16384  # bytes that DMA engines ask for at once
 SPAN = 1 << 28  # bytes of each stream's addresses: more than it comes to
 APART = 3  # rows; chosen: from there on it makes no difference on any machine
 OPERATORS = {  # each moves 256 MiB or more
@@ -48,12 +45,12 @@ def attainable(operator: Operator, machine: Machine) -> float:
     Each begins some rows behind where the one before would have the same banks.
     """
     span = SPAN + APART * machine.hbm.channel_count * machine.hbm.row_bytes
-    sizes = {port: prod(port.shape) * DTYPE_BITS[port.dtype] // 8 for port in operator.ports}
+    sizes = {port: port.size_bytes for port in operator.ports}
     large = {port: size for port, size in sizes.items() if 10 * size > max(sizes.values())}
     return mix_bandwidth(
         machine,
         [
-            Stream("sequential", CHUNK, CHUNK, CHUNK, span, Fraction(port.role == "out"))
+            Stream("sequential", CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES, span, Fraction(port.role == "out"))
             for port, size in large.items()
             for _ in range(round(size / min(large.values())))
         ],

@@ -140,7 +140,7 @@ def _differences(plain: Run, spans: Spans, local: Run, others: Spans) -> Iterato
         yield f"{plain.cycles} cycles in plain mode, {local.cycles} with local clocks"
     if plain.busy.tolist() != local.busy.tolist() or plain.stalls.tolist() != local.stalls.tolist():
         yield "accounts with local clocks are not those of the plain mode"
-    for name in plain.counters.keys() | local.counters.keys():
+    for name in sorted(plain.counters.keys() | local.counters.keys()):
         if plain.counters.get(name) != local.counters.get(name):
             yield f"{name}: {plain.counters.get(name)} in plain mode, {local.counters.get(name)} with local clocks"
     if sorted(map(_whole, spans)) != sorted(map(_whole, others)):

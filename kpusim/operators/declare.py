@@ -1,4 +1,4 @@
-"""Side tables of a lowered program: its tensors as they lie in HBM, and its buffers, one behind the other in SRAM."""
+"""Side tables of a lowered program: tensors as they lie in HBM, buffers one behind the other in SRAM, semaphores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from math import prod
 
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.layout import DENSE
-from kpusim.isa.program import Buffer, Tensor
+from kpusim.isa.program import Buffer, Semaphore, Tensor
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Layouts, Port
 
-__all__ = ["SRAM_ALIGNMENT", "Wanted", "buffers", "sram_bytes", "tensors"]
+__all__ = ["SRAM_ALIGNMENT", "Wanted", "buffers", "full_and_free", "sram_bytes", "tensors"]
 
 SRAM_ALIGNMENT = 64  # bytes
 
@@ -43,3 +43,8 @@ def sram_bytes(wanted: Wanted) -> int:
         ceil_div(slots * ceil_div(prod(shape) * DTYPE_BITS[dtype], 8), SRAM_ALIGNMENT) * SRAM_ALIGNMENT
         for dtype, slots, shape in wanted.values()
     )
+
+
+def full_and_free(name: str, instances: int, slots: int) -> tuple[Semaphore, Semaphore]:
+    """Of a buffer that one fills and one empties: each slot is full, each is free, as all are at first."""
+    return Semaphore(f"{name}_full", instances, slots), Semaphore(f"{name}_free", instances, slots, 1)

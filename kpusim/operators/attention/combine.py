@@ -8,6 +8,7 @@ from __future__ import annotations
 from kpusim.isa.expr import Const, Expr, Name
 from kpusim.isa.program import Instruction, Loop, Node, Range, Semaphore, SemaphoreRef, Signal, TileSet, View
 from kpusim.operators.attention.grid import Grid
+from kpusim.operators.declare import full_and_free
 from kpusim.operators.seats import TILE, ZERO, loop
 
 __all__ = ["add_parts", "give_part", "semaphores", "send_part"]
@@ -22,8 +23,7 @@ def semaphores(grid: Grid) -> list[Semaphore]:
     return [
         Semaphore("sums_free", tiles, 1, 1),
         Semaphore("part_ready", tiles, 1),
-        Semaphore("part_full", tiles, others),
-        Semaphore("part_free", tiles, others, 1),
+        *full_and_free("part", tiles, others),
     ]
 
 

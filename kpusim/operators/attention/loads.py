@@ -23,7 +23,7 @@ from kpusim.isa.program import (
 from kpusim.operators.attention.grid import ITEM, STEP, Grid, once
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.attention.problem import Problem
-from kpusim.operators.declare import Wanted
+from kpusim.operators.declare import Wanted, full_and_free
 from kpusim.operators.seats import DST, ZERO, Seat, loop
 
 __all__ = ["INDEX", "KEY_QUEUE", "QUERY_QUEUE", "VALUE_QUEUE", "indices", "key_sections", "load_maps", "query_box",
@@ -84,11 +84,11 @@ def query_box(problem: Problem, mapping: Mapping, columns: int) -> tuple[int, ..
 def semaphores(grid: Grid) -> list[Semaphore]:
     """Of all that is loaded."""
     slots, tiles, streams, width = grid.map.slots, grid.tiles, grid.streams, grid.width
-    found = [Semaphore("q_full", tiles, 2), Semaphore("q_free", tiles, 2, 1)]
+    found = [*full_and_free("q", tiles, 2)]
     for name in "k" if grid.problem.shared else "kv":
         found += [Semaphore(f"{name}_full", tiles, slots), Semaphore(f"{name}_free", streams, slots, 1, width)]
         if grid.problem.unit:
-            found += [Semaphore(f"{name}_index_full", streams, 2), Semaphore(f"{name}_index_free", streams, 2, 1)]
+            found += full_and_free(f"{name}_{INDEX}", streams, 2)
     return found
 
 

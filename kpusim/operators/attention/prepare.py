@@ -5,6 +5,7 @@ from __future__ import annotations
 from kpusim.isa.expr import Const, Expr
 from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
 from kpusim.operators.attention.grid import Grid, once
+from kpusim.operators.attention.mapping import READY_SLOTS
 from kpusim.operators.seats import TILE, ZERO
 
 __all__ = ["prepare", "turn_queries"]
@@ -15,7 +16,7 @@ def prepare(grid: Grid, name: str, item: Expr, step: Expr, condition: Expr | Non
     problem = grid.problem
     if not problem.prepared(name):
         return ()
-    slot, turn, key = grid.slot(item, step), grid.turn(item, step, 2), grid.key(grid.stream, item, step)
+    slot, turn, key = grid.slot(item, step), grid.turn(item, step, READY_SLOTS), grid.key(grid.stream, item, step)
     ranges = grid.key_ranges(key)
     stored, ready = View(f"{name}_stored", slot, ranges), View(f"{name}_tile", turn, ranges)
     full, used = SemaphoreRef(f"{name}_full", TILE, slot), SemaphoreRef(f"{name}_used", TILE, turn)

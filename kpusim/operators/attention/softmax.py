@@ -16,6 +16,7 @@ from kpusim.isa.program import Instruction, Loop, Node, Operand, Range, Section,
 from kpusim.operators.attention.combine import add_parts, give_part
 from kpusim.operators.attention.grid import ITEM, STEP, Grid, once
 from kpusim.operators.attention.prepare import prepare, turn_queries
+from kpusim.operators.declare import full_and_free
 from kpusim.operators.fp32 import FP32_LEAST, FP32_MAX
 from kpusim.operators.seats import TILE, ZERO
 
@@ -24,9 +25,9 @@ __all__ = ["SCALE_OF_FP8", "semaphores", "softmax"]
 SCALE_OF_FP8 = 256.0  # of probabilities in fp8 e4m3, whose greatest is 448 (OCP): they use its range
 
 
-def semaphores(grid: Grid) -> list[Semaphore]:
+def semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     """Of results."""
-    return [Semaphore("result_full", grid.tiles, 1), Semaphore("result_free", grid.tiles, 1, 1)]
+    return full_and_free("result", grid.tiles, 1)
 
 
 def softmax(grid: Grid) -> Section:

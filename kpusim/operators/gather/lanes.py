@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from attrs import frozen
 
 from kpusim.isa.expr import Const, Expr, Name, ceil_div
@@ -19,7 +21,7 @@ from kpusim.isa.program import (
     View,
 )
 from kpusim.machine import Machine
-from kpusim.operators.declare import sram_bytes
+from kpusim.operators.declare import full_and_free, sram_bytes
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection
 from kpusim.operators.seats import ZERO, Seat, loop, part, parts
@@ -88,11 +90,8 @@ class Lanes:
 
     def semaphores(self, *names: str) -> tuple[Semaphore, ...]:
         """Full and free of each of these buffers."""
-        return tuple(
-            Semaphore(f"{name}_{state}", self.map.lanes, self.map.count(name), init)
-            for name in names
-            for state, init in (("full", 0), ("free", 1))
-        )
+        pairs = (full_and_free(name, self.map.lanes, self.map.count(name)) for name in names)
+        return tuple(chain.from_iterable(pairs))
 
     def full(self, name: str) -> SemaphoreRef:
         """Says that the lane's slot of a buffer has data."""

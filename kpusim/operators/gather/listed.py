@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
 
 __all__ = ["coordinates", "leading_sizes", "listed"]
 
@@ -27,7 +28,7 @@ def listed(text: str, count: int, entries: int, seed: int) -> tuple[int, ...]:
     duplicates: uniform of an eighth as many rows. permutation: uniform, none twice before all have come.
     """
     words = text.replace(",", " ").split()
-    rng = np.random.default_rng(seed)
+    rng, turns = np.random.default_rng(seed), range(ceil_div(count, entries))
     if len(words) == 2 and words[0] == "zipf":
         return _numbers(_zipf(words[1], text, count, entries, rng))
     draws: dict[str, Callable[[], Numbers]] = {
@@ -35,7 +36,7 @@ def listed(text: str, count: int, entries: int, seed: int) -> tuple[int, ...]:
         "sorted": lambda: np.sort(rng.integers(0, entries, count)),
         "sequential": lambda: np.arange(count) % entries,
         "duplicates": lambda: rng.choice(rng.integers(0, entries, max(count // REPEATS, 1)), count),
-        "permutation": lambda: np.concatenate([rng.permutation(entries) for _ in range(-(-count // entries))])[:count],
+        "permutation": lambda: np.concatenate([rng.permutation(entries) for _ in turns])[:count],
     }
     if len(words) == 1 and words[0] in draws:
         return _numbers(draws[words[0]]())

@@ -96,9 +96,10 @@ class _Blocks:
         """A field of `Block`."""
         return Lookup(name, LANE * self.turns + BLOCK)
 
-    def when(self, times: Expr, *body: Node) -> Loop:
-        """`body` where `times` is 1, and not where it is 0."""
-        return Loop("t", ZERO, times, body)
+
+def _when(times: Expr, *body: Node) -> Loop:
+    """`body` where `times` is 1, and not where it is 0."""
+    return Loop("t", ZERO, times, body)
 
 
 def _tables(selection: Selection, plan: Schedule, turns: int) -> tuple[Table, ...]:
@@ -120,9 +121,9 @@ def _queues(op: str, lanes: Lanes, blocks: _Blocks, hot: bool) -> tuple[Section,
     index: tuple[Node, ...] = (_load_index(lanes, lanes.length),)
     if hot:
         plain = Const(1) - blocks.of("hot")
-        load = blocks.when(plain, *load), blocks.when(blocks.of("hot"), _load_hot(lanes, blocks))
-        write = blocks.when(plain, *write), blocks.when(blocks.of("ends"), _write_sum(op, lanes, blocks))
-        index = blocks.when(plain, *index), blocks.when(blocks.of("ends"), _load_index(lanes, Const(1)))
+        load = _when(plain, *load), _when(blocks.of("hot"), _load_hot(lanes, blocks))
+        write = _when(plain, *write), _when(blocks.of("ends"), _write_sum(op, lanes, blocks))
+        index = _when(plain, *index), _when(blocks.of("ends"), _load_index(lanes, Const(1)))
     seat = lanes.seat
     return (
         seat.section(LOAD_QUEUE, (lanes.each(*load),)),
@@ -179,13 +180,13 @@ def _sums(lanes: Lanes, blocks: _Blocks) -> Section:
     result = View("hot_sum", lanes.slot("hot_sum"), row)
     return lanes.tile_section(
         lanes.each(
-            blocks.when(blocks.of("begins"), Instruction("fill", (total, 0.0))),
-            blocks.when(
+            _when(blocks.of("begins"), Instruction("fill", (total, 0.0))),
+            _when(
                 blocks.of("hot"),
                 Instruction("col_sum", (part, hot), (), (lanes.full("stripe"),), (Signal(lanes.free("stripe")),)),
                 Instruction("add", (total, total, part)),
             ),
-            blocks.when(
+            _when(
                 blocks.of("ends"),
                 Instruction("cast", (result, total), (), (lanes.free("hot_sum"),), (Signal(lanes.full("hot_sum")),)),
             ),

@@ -19,7 +19,7 @@ from kpusim.isa.program import (
 )
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
-from kpusim.operators.declare import buffers, tensors
+from kpusim.operators.declare import buffers, full_and_free, tensors
 from kpusim.operators.gemm.explain import choices, tried
 from kpusim.operators.gemm.finish import load_vectors, reduce, store, vector_sections
 from kpusim.operators.gemm.grid import Grid
@@ -77,9 +77,6 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
     mapping, problem = grid.map, grid.problem
     tiles, slots = mapping.tiles, mapping.slots
 
-    def pair(name: str, instances: int, count: int) -> list[Semaphore]:
-        return [Semaphore(f"{name}_full", instances, count), Semaphore(f"{name}_free", instances, count, 1)]
-
     found = [
         Semaphore("a_full", tiles, slots),
         Semaphore("a_free", grid.planes * mapping.grid_m, slots, 1, mapping.grid_n),
@@ -96,17 +93,17 @@ def _semaphores(grid: Grid) -> tuple[Semaphore, ...]:
         found.append(Semaphore("a_ready", tiles, slots))
     if mapping.resident:
         groups = mapping.grid_m if mapping.resident == "a" else mapping.grid_n
-        found += [*pair("share", tiles, mapping.shares(problem)), Semaphore("share_ahead", groups, 1, slots)]
-    found += pair("acc", tiles, mapping.accumulators)
+        found += [*full_and_free("share", tiles, mapping.shares(problem)), Semaphore("share_ahead", groups, 1, slots)]
+    found += full_and_free("acc", tiles, mapping.accumulators)
     if mapping.grid_k > 1:
-        found += pair("partial", tiles, mapping.grid_k - 1)
+        found += full_and_free("partial", tiles, mapping.grid_k - 1)
         found += [Semaphore("sums_free", tiles, 2, 1)] if problem.prologue.by_row else []
     if problem.epilogue.vectors:
         columns = mapping.grid_batch * mapping.grid_n
         found += [Semaphore("vectors_full", tiles, 2), Semaphore("vectors_free", columns, 2, 1, mapping.grid_m)]
     if problem.epilogue.residual:
         found.append(Semaphore("residual_full", tiles, 2))
-    return (*found, *pair("strip", tiles, 2))
+    return (*found, *full_and_free("strip", tiles, 2))
 
 
 def _sections(grid: Grid, machine: Machine, folds: bool) -> list[Section]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from kpusim.isa.expr import Const, Expr, Name
+from kpusim.isa.expr import Const, Expr, Name, ceil_div
 from kpusim.isa.program import Instruction, Node, Range, SemaphoreRef, Signal, View
 from kpusim.machine import Machine
 from kpusim.operators.gemm.grid import Grid
@@ -101,7 +101,7 @@ def normalize(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
         steps = (*FACTORS, block)
         made = [_instruction(each, views, prologue.eps) for each in steps]
         return evolve(made[0], waits=full), *made[1:-1], evolve(made[-1], signals=ready)
-    strips = -(-mapping.block_m // mapping.norm_rows)
+    strips = ceil_div(mapping.block_m, mapping.norm_rows)
     number = Name("s") if strips > 1 else ZERO
     squares: tuple[Node, ...] = _squares(grid, slot, part(height, mapping.norm_rows, number), deep)
     sums, more = View("norm_sum", round_ % 2, (rows, Range())), View("norm_part", ZERO, (rows, Range()))

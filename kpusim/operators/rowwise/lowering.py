@@ -5,7 +5,7 @@ from __future__ import annotations
 from kpusim.isa.program import Program, Semaphore, Table, TensorMap
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Layouts, Lowered
-from kpusim.operators.declare import buffers, tensors
+from kpusim.operators.declare import buffers, full_and_free, tensors
 from kpusim.operators.rowwise.choose import choose, explained
 from kpusim.operators.rowwise.exchange import Exchange
 from kpusim.operators.rowwise.mapping import Mapping
@@ -47,7 +47,5 @@ def _box(stream: Stream, mapping: Mapping) -> TensorMap:
 
 def _pair(stream: Stream, work: Work, mapping: Mapping) -> tuple[Semaphore, ...]:
     slots = mapping.count(work, stream)
-    filled = Semaphore(f"{stream.name}_full", mapping.tiles, slots)
-    if stream.kind == "column" and mapping.stays(work):
-        return (filled,)
-    return filled, Semaphore(f"{stream.name}_free", mapping.tiles, slots, 1)
+    pair = full_and_free(stream.name, mapping.tiles, slots)
+    return pair[:1] if stream.kind == "column" and mapping.stays(work) else pair
