@@ -243,7 +243,8 @@ def test_bad_input_is_one_message_and_exit_2(kpusim, tmp_path, args, message):
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [path for path in before if path.is_file()]
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")])
+def test_a_run_that_is_ended_leaves_nothing_half_written(tmp_path, number, told):
     operator = ["--op", "gemm(m=8192, n=8192, k=8192)", "-m", "kpu-edge", "--plain", "--trace", "t.h5"]
     code = f"from kpusim.cli import main; main(['run', *{operator}])"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -253,9 +254,9 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         time.sleep(0.02)
     assert os.listdir(tmp_path) == ["t.h5.part"]
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stderr) == (130, "interrupted\n")
+    assert (process.returncode, stderr) == (128 + number, told)
     assert os.listdir(tmp_path) == []
 
 

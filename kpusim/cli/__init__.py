@@ -1,6 +1,9 @@
 """The command line: a group whose commands are imported when they are called, and one place that handles errors."""
 
+import signal
+import threading
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -33,6 +36,11 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Ends by an exception, so that no part of a file stays behind."""
+    raise SystemExit(128 + number)
+
+
 class _Lazy(click.Group):
     """A group of the `COMMANDS`."""
 
@@ -62,6 +70,8 @@ class _Lazy(click.Group):
             raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminated)
         try:
             return super().invoke(ctx)
         except UserError as error:

@@ -10,6 +10,7 @@ from kpusim.simulate.shares import Share, shares, used_units
 __all__ = ["Bound", "Use", "bound_of", "uses"]
 
 SATURATED = 0.6  # of a resource; below that, waiting times are what bounds a run
+HALF = 0.5  # of the arrays: with less, a report says that they are not filled
 LATENCY, LAUNCH = "latency", "launch"
 
 
@@ -95,8 +96,18 @@ def _engine_use(run: Run, kind: str) -> Use:
     busy = run.busy[units] / run.cycles
     most, mean = float(busy.max()), float(busy.mean())
     alone = "" if most - mean < 0.05 else f"; the busiest {most:.0%}"
-    name = "matrix compute" if kind == "matrix" else "vector engine"
-    return Use(name, most, f"the {kind} engines are busy {mean:.0%} of the cycles{alone}")
+    if kind == "vector":
+        return Use("vector engine", most, f"the vector engines are busy {mean:.0%} of the cycles{alone}")
+    filled = _filled(run)
+    partly = "" if filled > HALF else f", and fill {filled:.0%} of their arrays then: operands are smaller than these"
+    return Use("matrix compute", most, f"the matrix engines are busy {mean:.0%} of the cycles{alone}{partly}")
+
+
+def _filled(run: Run) -> float:
+    """Multiply-accumulates over what the arrays could have done while they were busy."""
+    cells, rates = run.machine.matrix.rows * run.machine.matrix.columns, run.machine.matrix.macs_per_cell
+    worked = sum(run.counters.get(f"macs.{dtype}", 0) / cells / rate for dtype, rate in rates.items())
+    return float(worked / max(int(run.busy[: run.machine.tiles.count].sum()), 1))
 
 
 def _waiting(run: Run, top: Use) -> str:

@@ -27,6 +27,7 @@ __all__ = ["Attention", "Mla"]
 
 Wide = npt.NDArray[np.float64]
 DTYPES = ("bf16", "fp16", "fp32", "fp8_e4m3")
+KIVI_GROUP = 32  # tokens that share a scale of keys (KIVI, arXiv:2402.02750, section 5)
 LISTS = ("page_table", "positions", "chosen")
 
 
@@ -163,10 +164,10 @@ class Attention(Attending):
 
     kv_heads: 0: heads. value_dim: 0: head_dim. scale: of the scores, 0: 1 / sqrt(head_dim). window: keys that a query
     sees up to its own position, 0: all; sinks: and the first of all. kv_dtype: of keys and values as they are stored,
-    with a scale a channel for each `scale_group` keys, and one a value; "": dtype. layout: tokens: q, k, v and out are
-    [batch * tokens, heads * dim] as GEMMs have them. kept: so many positions of each head of keys are read. block,
-    blocks: of each block of queries so many blocks of keys, the last that it sees among them. rope: rotates "q" or "qk"
-    with the tables at ports cos and sin.
+    with a scale a channel for each `scale_group` keys (0: 32, a page or a block), and one a value; "": dtype.
+    layout: tokens: q, k, v and out are [batch * tokens, heads * dim] as GEMMs have them. kept: so many positions of
+    each head of keys are read. block, blocks: of each block of queries so many blocks of keys, the last that it sees
+    among them. rope: rotates "q" or "qk" with the tables at ports cos and sin.
     """
 
     family: ClassVar[str] = "attention"
@@ -199,7 +200,7 @@ class Attention(Attending):
     window: int = field(default=0, validator=count, kw_only=True)
     sinks: int = field(default=0, validator=count, kw_only=True)
     kv_dtype: str = field(default="", validator=validators.in_(("", *DTYPE_GROUPS["quantized"])), kw_only=True)
-    scale_group: int = field(default=32, validator=positive, kw_only=True)
+    scale_group: int = field(default=0, validator=count, kw_only=True)
     layout: str = field(default="heads", validator=validators.in_(("heads", "tokens")), kw_only=True)
     kept: int = field(default=0, validator=count, kw_only=True)
     block: int = field(default=0, validator=count, kw_only=True)
@@ -218,10 +219,17 @@ class Attention(Attending):
             self.batch, self.heads, self.kv_heads or self.heads, self.queries, self.keys, self.head_dim,
             self.value_dim or self.head_dim, causal=self.mask == "causal", window=self.window, sinks=self.sinks,
             dtype=self.dtype, kv_dtype=self.kv_dtype or self.dtype, out_dtype=self.out_dtype,
-            scale_group=self.scale_group, scale=float(self.scale), tokens_first=self.layout == "tokens",
-            page=self.page, pages=self._pages(self.keys), kept=self.kept, block=self.block, blocks=self.blocks,
+            scale_group=self.scale_group or self.page or self.block or KIVI_GROUP,
+            scale=float(self.scale), tokens_first=self.layout == "tokens", page=self.page,
+            pages=self._pages(self.keys), kept=self.kept, block=self.block, blocks=self.blocks,
             rope=self.rope, seed=self.seed,
         )  # fmt: skip
+
+    def check(self) -> None:
+        """Raises UserError where parameters contradict each other."""
+        if self.scale_group and not self.problem.quantized:
+            raise UserError("scale_group belongs to a kv_dtype that is not dtype", found=f"kv_dtype={self.kv_dtype!r}")
+        super().check()
 
 
 @frozen
