@@ -48,7 +48,7 @@ def sees(a, query, key, chosen):
 def vector_of(a, inputs, name, sequence, head, key):
     """A key or a value of a head, as it is multiplied."""
     tensor, kept = inputs[name], getattr(a, "kept", 0)
-    kv_heads = a.problem.kv_heads
+    kv_heads, group_size = a.problem.kv_heads, getattr(a, "scale_group", 0) or 32
     entry = sequence * kv_heads + head
     if getattr(a, "layout", "") == "tokens":
         size = tensor.shape[1] // kv_heads
@@ -57,11 +57,11 @@ def vector_of(a, inputs, name, sequence, head, key):
         place, group = (entry * a.keys + int(inputs["positions"][entry, key]),), 0
     elif a.page:
         row = head * (len(tensor) // kv_heads) + int(inputs["page_table"][sequence, key // a.page])
-        place, group = (row, key % a.page), (key % a.page) // getattr(a, "scale_group", 1)
+        place, group = (row, key % a.page), (key % a.page) // group_size
     elif getattr(a, "block", 0):
-        place, group = (entry * (a.keys // a.block) + key // a.block, key % a.block), (key % a.block) // a.scale_group
+        place, group = (entry * (a.keys // a.block) + key // a.block, key % a.block), (key % a.block) // group_size
     else:
-        place, group = (entry, key), key // getattr(a, "scale_group", 1)
+        place, group = (entry, key), key // group_size
     found = tensor[place]
     if f"{name}_scale" not in inputs:
         return [float(x) for x in found]
@@ -368,6 +368,7 @@ def test_many_rows_come_in_chunks():
     ({"kv_dtype": "int4", "dtype": "fp8_e4m3"}, "dequantised to the dtype of Q; found 'fp8_e4m3'; allowed: fp32, "),
     ({"kv_dtype": "int2", "head_dim": 6}, "a row of int2 ends within a byte; found 'head_dim=6'; allowed: mult"),
     ({"kv_dtype": "int4", "value_dim": 3}, "a row of int4 ends within a byte; found 'value_dim=3'; allowed: multiples"),
+    ({"scale_group": 8}, "scale_group belongs to a kv_dtype that is not dtype; found"),
     ({"kv_dtype": "int8", "page": 8, "scale_group": 4}, "all keys of a page have the same scales; found 'scale_gro"),
     ({"kv_dtype": "int8", "block": 8, "blocks": 1, "scale_group": 12}, "same scales; found 'scale_group=12'"),
     ({"rope": "q", "head_dim": 5}, "rope rotates halves of a head; found 'head_dim=5'; allowed: even numbers"),
