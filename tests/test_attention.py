@@ -176,3 +176,10 @@ def test_every_parameter_and_key_is_told():
     told = set(re.findall(r"`(\w+)[`=]", PAGE))
     for kind in (Attention, Mla, Mapping):
         assert {field.name for field in attrs.fields(kind)} <= told
+
+
+def test_split_keys_where_streams_have_different_numbers_of_items():
+    """A condition in another: a stream has the item, and is not the first of its team."""
+    operator = make_operator("attention(queries=5, keys=10, head_dim=8, value_dim=4)")
+    mapping = Mapping("flash", tokens=1, heads=1, token_tiles=2, block_keys=4, splits=2)
+    execute(operator, variant("tiles.columns=5"), mapping=mapping)

@@ -21,9 +21,9 @@ __all__ = ["ITEM", "STEP", "Grid", "once"]
 ITEM, STEP = Name("w"), Name("j")
 
 
-def once(condition: Expr, *body: Node) -> Loop:
-    """`body`, if the condition is at least 1."""
-    return Loop("x", ZERO, minimum(1, maximum(0, condition)), body)
+def once(condition: Expr, *body: Node, counter: str = "x") -> Loop:
+    """`body`, if the condition is at least 1; in another such loop with another counter."""
+    return Loop(counter, ZERO, minimum(1, maximum(0, condition)), body)
 
 
 @frozen
@@ -91,7 +91,7 @@ class Grid:
     def existing(self, stream: Expr, *nodes: Node) -> tuple[Node, ...]:
         """`nodes`, if the stream has the item."""
         left = self.count(stream) - ITEM
-        return nodes if self.count(stream) == Const(self.schedule.longest) else (once(left, *nodes),)
+        return nodes if self.count(stream) == Const(self.schedule.longest) else (once(left, *nodes, counter="z"),)
 
     def entry(self, stream: Expr, item: Expr) -> Expr:
         """The sequence of keys of an item."""
