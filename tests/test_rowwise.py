@@ -221,7 +221,7 @@ def test_tiles_take_turns_so_that_rows_stay_open():
     machine, operator = preset(DATACENTER), Add(1024, 8192)
     result = run(operator, machine)
     rows = operator.compulsory_bytes / machine.hbm.row_bytes
-    assert result.counters["hbm.row_misses"] < 1.5 * rows
+    assert result.counters["hbm.row_misses"] < rows  # others would close them before all of it is moved
 
 
 def test_a_vector_engine_that_is_too_slow_is_the_bound():
