@@ -19,10 +19,10 @@ from kpusim.simulate.run import CHUNK_BYTES
 
 __all__ = ["Case", "draw_case"]
 
-TRIES = 20  # of machines for a case; the last is taken even if it is impossible
+TRIES = 20  # of machines for a case, chosen: more than it ever takes; the last is taken even if it is impossible
 CHUNKS = (64, 1024, *[CHUNK_BYTES] * 4)  # bytes; chosen: small ones make many events
 FORCED_SHARE = 0.5  # chosen: of cases whose family has mappings, those with another one than is chosen by itself
-STEPS = 4  # from the chosen mapping to a drawn one, at most
+STEPS = 4  # from the chosen mapping to a drawn one, at most; chosen: more than one parameter differs
 
 _BARE = re.compile(r"[\w.=,:/+-]+")
 

@@ -13,7 +13,7 @@ from kpusim.streams.requests import Request, Stream
 
 __all__ = ["mix_bandwidth"]
 
-FLOOD = 2  # times the peak are asked for
+FLOOD = 2  # times the peak are asked for; chosen: more waits, and reaches no more
 LEAST = 600  # requests; chosen: means within a per cent
 INTERVALS = 5  # of refresh, chosen: so that parts of one hardly count
 

@@ -22,10 +22,11 @@ __all__ = ["QUEUES", "VARIANTS", "Found", "io_bound", "mappings", "search"]
 QUEUES = 4  # of a DMA engine: keys, values, queries, results
 VARIANTS = ("pipelined", "flash")
 SPARE = 0.04  # of the cycles are given for less HBM traffic (chosen: what a mapping's estimate is right to)
-NEAR = 0.01  # of what the engines take, and a quarter as much of HBM's, is given for fewer instructions
-ROWS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-SLOTS = (2, 3, 4)
-KEYS = (512, 256, 128, 64, 32, 16, 8, 4)
+LEAN = 1.05  # times the least traffic is as little (chosen: what bands differ by at their ends)
+NEAR = 0.01  # of what the engines take, and a quarter as much of HBM's, is given for fewer instructions (chosen)
+ROWS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)  # of queries in a tile; chosen: powers of two
+SLOTS = (2, 3, 4)  # chosen: one that is used, one that comes, and more where latency is long
+KEYS = (512, 256, 128, 64, 32, 16, 8, 4)  # of a block; chosen: powers of two
 
 
 @frozen
@@ -65,7 +66,7 @@ def _best(problem: Problem, machine: Machine, variant: str) -> Found:
     weighed.sort(key=lambda item: item[1].cycles)
     near = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * (1 + SPARE)]
     least = min(estimate.hbm_bytes for _, estimate in near)
-    lean = [item for item in near if item[1].hbm_bytes <= least * 1.05]
+    lean = [item for item in near if item[1].hbm_bytes <= least * LEAN]
     parts = lean[0][1].parts
     slack = NEAR * (max(parts["matrix compute"], parts["vector engine"]) + parts["HBM"] / 4)
     simple = [item for item in lean if item[1].cycles <= lean[0][1].cycles + slack]

@@ -26,5 +26,5 @@ class Mapping:
         return self.slots + 1
 
     def count(self, name: str) -> int:
-        """Slots of a buffer: three of what is summed, two of results that are computed."""
+        """Slots of a buffer: three of what is summed, one comes while one is used; two of what is stored."""
         return {"block": self.slots, "stripe": 3, "result": 2, "hot_sum": 2}.get(name, self.index_slots)

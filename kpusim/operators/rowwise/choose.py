@@ -18,9 +18,9 @@ from kpusim.operators.rowwise.work import Work
 __all__ = ["Found", "choose", "explained", "mappings"]
 
 SHOWN = 8  # mappings in the table of --explain
-NEAR = 1.005  # among mappings so near to the fastest the one with the fewest instructions is taken
-ROWS_AT_ONCE = 1024  # rows of a block at most: a block of more is long to wait for
-SLOTS = (3, 2, 1)
+NEAR = 1.005  # chosen: times the fastest is as fast; of such the mapping with the fewest instructions is taken
+ROWS_AT_ONCE = 1024  # of a block at most; chosen: a block of more is long to wait for
+SLOTS = (3, 2, 1)  # chosen: one that comes, one that is worked on, one between
 
 
 @frozen
