@@ -130,7 +130,10 @@ class Matmul:
 
     @property
     def compulsory_bytes(self) -> int:
-        """Every input and output once; of ragged groups' tensors, those of groups without rows not at all."""
+        """Every input and output once; of ragged groups' tensors, those of groups without rows not at all.
+
+        How many rows a group has comes with the program.
+        """
         problem = self.problem
         used = sum(1 for rows in problem.groups if rows)
         return sum(
@@ -138,6 +141,7 @@ class Matmul:
                 prod((used, *port.shape[1:]) if port.axes[0] == "groups" else port.shape) * DTYPE_BITS[port.dtype], 8
             )
             for port in self.ports
+            if port.name != "rows"
         )
 
     def io_bound_bytes(self, machine: Machine) -> int:
