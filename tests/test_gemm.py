@@ -151,7 +151,7 @@ def test_the_io_bound():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("gem(m=1, n=1, k=1)", "unknown operator; found 'gem'; allowed: gemm, grouped_gemm; did you mean 'gemm'?"),
+    ("gem(m=1, n=1, k=1)", "unknown operator; found 'gem'; allowed: gemm, grouped_gemm, "),
     ("gemm(m=1, n=1, kk=1)", "gemm has no such parameter; found 'kk'; allowed: dtype, "),
     ("gemm(m=1, n=1, k=1, transposeb=1)", "did you mean 'transpose_b'?"),
     ("gemm(m=1, n=1)", "gemm needs the parameter k; found 'm, n'; allowed: dtype, "),

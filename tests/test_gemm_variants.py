@@ -98,7 +98,7 @@ def test_groups_have_rows_and_weights_of_their_own():
     expected = np.concatenate([a[:2] @ b[0] + bias[0], a[2:] @ b[2] + bias[2]])
     assert gemm.reference({"a": a, "b": b, "bias": bias})["out"] == pytest.approx(expected)
     assert gemm.macs == 5 * 4 * 6
-    assert gemm.compulsory_bytes == 4 * (5 * 6 + 2 * 6 * 4 + 2 * 4 + 5 * 4) + 4 * 2  # without what group 1 has not
+    assert gemm.compulsory_bytes == 4 * (5 * 6 + 2 * 6 * 4 + 2 * 4 + 5 * 4)  # without what group 1 has not
 
 
 def test_rows_are_dealt():
