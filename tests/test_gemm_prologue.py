@@ -185,7 +185,7 @@ def test_a_is_read_once_and_the_weight_once_a_round():
 
 @pytest.mark.parametrize("text", [
     "gemm(m=1024, n=96, k=512, prologue=rmsnorm)", "gemm(m=2048, n=8, k=256, prologue=rmsnorm)",
-    "gemm(m=16, n=768, k=1024, prologue=batchnorm, transpose_b=true)",
+    "gemm(m=16, n=768, k=1024, prologue=batchnorm, transpose_b=true)", "gemm(m=16, n=768, k=1024, prologue=layernorm)",
 ])  # fmt: skip
 def test_the_estimate_knows_it(text):
     machine, gemm = preset(EDGE), make_operator(text)
