@@ -123,6 +123,7 @@ def plans_of(
         if mapping is not None:
             raise UserError("a mapping is forced on one operator, not on a workload", where=what.file.name)
         return plan_workload(what, machine, symbols, runs), what.workload.name, what.file.text
+    what.check()
     sizes = ", ".join(f"{name}={size}" for name, size in what.dimensions.items())
     text = f"{what.family}({sizes})"
     return (operator_plan(what, machine, mapping=mapping),), text, text

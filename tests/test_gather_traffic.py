@@ -144,9 +144,9 @@ def test_rows_of_all_sizes_on_a_large_machine(size):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('gather(entries=4, width=2, count=2, indices="0 4")', "an index out of range; found '4, number 1 of the list'; "
-     "allowed: 0 to 3"),
-    ('gather(entries=4, width=2, count=2, indices="-1 0")', "found '-1, number 0 of the list'"),
+    ('gather(entries=4, width=2, count=2, indices="0 4")', "an index out of range; found '4, number 1 of the list, "
+     "counted from 0'; allowed: 0 to 3"),
+    ('gather(entries=4, width=2, count=2, indices="-1 0")', "found '-1, number 0 of the list, "),
     ('gather(entries=4, width=2, count=2, indices="0 1 2")', "not as many as count; found '3 numbers'; allowed: 2"),
     ('gather(entries=4, width=2, count=2, indices="")', "impossible indices; found ''; allowed: \"uniform\", \"zipf"),
     ("gather(entries=4, width=2, count=2, indices=unifrom)", "impossible indices; found 'unifrom'"),
@@ -156,7 +156,12 @@ def test_rows_of_all_sizes_on_a_large_machine(size):
     ("gather(entries=4, width=3, count=2, index_dtype=int8)", "impossible index_dtype of gather; found 'int8'"),
     ('gather_nd(sizes="4", width=2, count=2)', "impossible sizes; found '4'; allowed: two or three sizes"),
     ('gather_nd(sizes="4 4", width=2, count=2, indices="0 1 2")', "not all coordinates; found '3 numbers'; allowed: 4"),
-    ('gather_nd(sizes="4 4", width=2, count=1, indices="0 4")', "an index out of range; found '4, number 0 of"),
+    ('gather_nd(sizes="4 8", width=2, count=2, indices="3 7 3 8")', "an index out of range; found '8, coordinate 1 of "
+     "row 1 of the list, both counted from 0'; allowed: 0 to 7"),
+    ('gather_nd(sizes="4 8", width=2, count=1, indices="4 1")', "found '4, coordinate 0 of row 0 of"),
+    ("gather_nd(width=2, count=2)", "gather_nd needs the parameter sizes"),
+    ('gather_nd(sizes="² 4", width=2, count=2)', "impossible sizes; found '² 4'"),
+    ('gather(entries=4, width=2, count=2, indices="zipf 1e999")', "impossible indices; found 'zipf 1e999'"),
     ("scatter_add(entries=4, width=2, count=2, dtype=int8)", "impossible dtype of scatter_add; found 'int8'"),
 ])  # fmt: skip
 def test_impossible_lists_are_one_message(text, message):

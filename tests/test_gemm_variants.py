@@ -143,6 +143,7 @@ def test_a_wrong_operand_is_more_than_the_tolerance(name, change):
     ("gemm(m=1, n=1, k=1, batch=-1)", "impossible batch of gemm; found -1; allowed: >= 0"),
     ("grouped_gemm(groups=2, m=4, n=1, k=1, rows='1 2')", "add up to 3'; allowed: 2 that add up to m = 4"),
     ("grouped_gemm(groups=2, m=4, n=1, k=1, rows='some')", 'impossible rows; found \'some\'; allowed: "even", "zipf '),
+    ("grouped_gemm(groups=2, m=4, n=1, k=1, rows='zipf 1e400')", "impossible rows; found 'zipf 1e400'"),
     ("grouped_gemm(groups=2, m=4, n=1, k=1, rows=3)", "impossible rows of grouped_gemm; found 3; allowed: a value of"),
 ])  # fmt: skip
 def test_contradictions_are_one_message(text, message):

@@ -176,7 +176,10 @@ def test_sums_of_rows_longer_than_an_sram():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("topk_routing(tokens=3, experts=4, k=5)", "more are chosen than there are; found 'k=5'; allowed: at most 4"),
+    ("topk_routing(tokens=3, experts=4, k=5)", "more are chosen than there are; found 'k=5'; allowed: at most "
+     "experts = 4"),
+    ("permute(tokens=4, width=8, k=9)", "more are chosen than there are; found 'k=9'; allowed: at most experts = 8"),
+    ("moe_combine(tokens=4, width=8, k=9, experts=3)", "found 'k=9'; allowed: at most experts = 3"),
     ("topk_routing(tokens=3, experts=4, k=2, softmax=befor)", "did you mean 'before'?"),
     ("permute(tokens=3, width=4, experts=4, k=2, load='zipf 3')", "an expert gets a token twice; found '5 rows"),
     ("moe_combine(tokens=3, width=4, k=2, experts=2, load='3 4')", "allowed: 2 that add up to"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf
 
 from attrs import Attribute, validators
 
@@ -13,6 +13,7 @@ __all__ = ["FLOATS", "FP8", "count", "flag", "number", "positive", "whole"]
 
 FP8 = ("fp8_e4m3", "fp8_e5m2")
 FLOATS = (*DTYPE_GROUPS["real"], *FP8)
+MOST = 2**63 - 1  # of sizes and seeds: what an int64 holds
 
 
 def whole(_: object, attribute: Attribute[int], value: object) -> None:
@@ -23,12 +24,12 @@ def whole(_: object, attribute: Attribute[int], value: object) -> None:
 
 def number(_: object, attribute: Attribute[float], value: object) -> None:
     """Validates a finite int or float."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -inf < value < inf:
         raise TypeError(f"{attribute.name} must be a number", attribute, float, value)
     if abs(value) > FP32_MAX:
         raise ValueError(f"{attribute.name} must be a number that fp32 holds: {value}")
 
 
-positive = [whole, validators.ge(1)]
-count = [whole, validators.ge(0)]
+positive = [whole, validators.ge(1), validators.le(MOST)]
+count = [whole, validators.ge(0), validators.le(MOST)]
 flag = validators.instance_of(bool)

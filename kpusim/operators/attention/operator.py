@@ -17,6 +17,7 @@ from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.attention.draw import draw_attention, draw_mla
+from kpusim.operators.attention.lists import check_gathered
 from kpusim.operators.attention.mapping import Mapping as AttentionMapping
 from kpusim.operators.attention.problem import Problem, ports
 from kpusim.operators.attention.rules import contradictions, not_unfused
@@ -75,6 +76,7 @@ class Attending:
         problem = self.problem
         for wrong in contradictions(problem):
             raise wrong
+        check_gathered(problem)
         wrong_variant = not_unfused(problem) if self.variant == "unfused" else None
         if wrong_variant is not None:
             raise wrong_variant

@@ -13,12 +13,16 @@ from kpusim.operators.gemm.operator import ENTRIES
 
 __all__ = ["contradictions", "not_unfused"]
 
+QUERIES = 1 << 24  # chosen: what each one sees is held in arrays, 128 MiB each
+
 
 def contradictions(problem: Problem) -> Iterator[UserError]:
     """What is wrong with it, the most basic first."""
     if problem.heads % problem.kv_heads:
         found = f"heads={problem.heads}, kv_heads={problem.kv_heads}"
         yield UserError("as many heads share each head of keys", found=found, allowed="heads a multiple of kv_heads")
+    if problem.queries > QUERIES:
+        yield UserError("too many queries", found=f"queries={problem.queries}", allowed=f"up to {QUERIES:,}")
     yield from _mask(problem)
     gathers = [f"{name}={getattr(problem, name)}" for name in ("page", "kept", "block") if getattr(problem, name)]
     if len(gathers) > 1:

@@ -148,7 +148,8 @@ class Gather(RowGather):
     @property
     def selection(self) -> Selection:
         """The list as it is drawn."""
-        rows, (table, index, out) = listed(self.indices, self.count, self.entries, self.seed), self.ports
+        rows = listed(self.indices, self.count, self.entries, self.seed, self.index_dtype)
+        table, index, out = self.ports
         return Selection(table, index, out, rows, rows)
 
 
@@ -170,7 +171,7 @@ class GatherNd(RowGather):
     seed: int = field(default=0, validator=count, kw_only=True)
     width: int = field(validator=positive)
     count: int = field(validator=positive)
-    sizes: str = field(default="1 1", validator=validators.instance_of(str), kw_only=True)
+    sizes: str = field(validator=validators.instance_of(str), kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:

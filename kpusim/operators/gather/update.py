@@ -52,7 +52,8 @@ class RowUpdate(Selecting):
     @property
     def selection(self) -> Selection:
         """The list as it is drawn."""
-        rows, (written, index, table) = listed(self.indices, self.count, self.entries, self.seed), self.ports
+        rows = listed(self.indices, self.count, self.entries, self.seed, self.index_dtype)
+        written, index, table = self.ports
         return Selection(table, index, written, rows, rows)
 
     def check(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from kpusim.errors import UserError
+from kpusim.operators.lists import zipf_exponent
 
 __all__ = ["group_rows"]
 
@@ -15,11 +16,12 @@ ALLOWED = '"even", "zipf EXPONENT", or a number for each group, such as "3 0 5"'
 def group_rows(text: str, groups: int, total: int) -> tuple[int, ...]:
     """Rows of each group, `total` in all. Raises UserError for a text that means nothing, or another sum."""
     words = text.replace(",", " ").split()
+    exponent = zipf_exponent(words)
+    if exponent is not None:
+        return _apportioned([rank**-exponent for rank in range(1, groups + 1)], total)
     try:
         if words == ["even"]:
             return _apportioned([1.0] * groups, total)
-        if len(words) == 2 and words[0] == "zipf" and float(words[1]) >= 0:
-            return _apportioned([rank ** -float(words[1]) for rank in range(1, groups + 1)], total)
         rows = tuple(int(word) for word in words)
     except ValueError:
         rows = ()

@@ -9,8 +9,9 @@ from attrs import frozen
 
 from kpusim.errors import UserError
 from kpusim.operators.gemm.groups import group_rows
+from kpusim.operators.lists import check_list
 
-__all__ = ["Routing", "routing"]
+__all__ = ["Routing", "check_chosen", "routing"]
 
 
 @frozen
@@ -21,14 +22,23 @@ class Routing:
     places: tuple[int, ...]
 
 
+def check_chosen(k: int, experts: int) -> None:
+    """Raises UserError for more experts of a token than there are."""
+    if k > experts:
+        found, allowed = f"k={k}", f"at most experts = {experts}"
+        raise UserError("more are chosen than there are", found=found, allowed=allowed)
+
+
 @cache
 def routing(tokens: int, experts: int, k: int, load: str, seed: int) -> Routing:
     """A routing of each token to `k` experts, drawn for a load as `rows` of `grouped_gemm` says it.
 
     Experts take their rows from the tokens in a random order, one expert after the other, round and round: so each
-    token has k experts, all of them others. Raises UserError for a load that is none, or an expert with more rows than
-    there are tokens.
+    token has k experts, all of them others. Raises UserError for a load that is none, an expert with more rows than
+    there are tokens, too many rows (`check_list`), and as `check_chosen`.
     """
+    check_chosen(k, experts)
+    check_list(tokens * k, tokens * k)
     rows = group_rows(load, experts, tokens * k)
     if max(rows) > tokens:
         found = f"{max(rows)} rows for expert {rows.index(max(rows))}"

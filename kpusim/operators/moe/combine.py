@@ -16,6 +16,7 @@ from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.mapping import Mapping
+from kpusim.operators.gemm.operator import ENTRIES
 from kpusim.operators.moe.assumed import routing
 from kpusim.operators.moe.lowering import Combination, lower_combine
 from kpusim.operators.moe.permute import draw_routing
@@ -42,7 +43,7 @@ class MoeCombine(Unmultiplied):
     tokens: int = field(validator=positive)
     width: int = field(validator=positive)
     k: int = field(validator=positive)
-    experts: int = field(default=8, validator=positive, kw_only=True)
+    experts: int = field(default=8, validator=[*positive, validators.le(ENTRIES)], kw_only=True)
     load: str = field(default="even", validator=validators.instance_of(str), kw_only=True)
     seed: int = field(default=0, validator=count, kw_only=True)
     dtype: str = field(default="bf16", validator=validators.in_(DTYPE_GROUPS["real"]), kw_only=True)

@@ -13,6 +13,7 @@ from kpusim.operators.base import Example, Port
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.operator import RowGather
 from kpusim.operators.gather.problem import Selection
+from kpusim.operators.gemm.operator import ENTRIES
 from kpusim.operators.moe.assumed import routing
 from kpusim.operators.parameters import count, positive
 
@@ -43,7 +44,7 @@ class Permute(RowGather):
 
     tokens: int = field(validator=positive)
     width: int = field(validator=positive)
-    experts: int = field(default=8, validator=positive, kw_only=True)
+    experts: int = field(default=8, validator=[*positive, validators.le(ENTRIES)], kw_only=True)
     k: int = field(default=2, validator=positive, kw_only=True)
     load: str = field(default="even", validator=validators.instance_of(str), kw_only=True)
     seed: int = field(default=0, validator=count, kw_only=True)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
-from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.fp32 import U
+from kpusim.operators.moe.assumed import check_chosen
 from kpusim.operators.parameters import positive
 from kpusim.operators.rowwise.chain import ROW, Chain
 from kpusim.operators.rowwise.lowering import lower
@@ -60,8 +60,7 @@ class TopkRouting(Unmultiplied):
 
     def check(self) -> None:
         """Raises UserError for more experts of a token than there are."""
-        if self.k > self.experts:
-            raise UserError("more are chosen than there are", found=f"k={self.k}", allowed=f"at most {self.experts}")
+        check_chosen(self.k, self.experts)
 
     @property
     def dimensions(self) -> Mapping[str, int]:
