@@ -293,6 +293,33 @@ def test_json_and_the_exit_code(monkeypatch):
     assert again(data["failures"][0]["line"]).exit_code == 1
 
 
+def test_the_commonest_refusal_of_a_family_is_told(monkeypatch):
+    """Without place, numbers and what is allowed, by which they would all be different ones."""
+    why = iter((
+        "kpu-tiny: too large for it: 1,024 bytes; found 'rows=8'", "kpu-tiny: too large for it: 64 bytes; found 7",
+        f"--op: impossible mul: {'x' * 100}; found 3",
+    ))  # fmt: skip
+    monkeypatch.setattr(search, "examine", lambda case: checks.Outcome("refused", next(why)))
+    monkeypatch.setattr("kpusim.fuzz.numbers", lambda seconds: range(3))
+    result = fuzz("--family", "mul", "-m", "kpu-tiny", "--json")
+    assert json.loads(result.stdout)["refusals"] == {"mul": {"too large for it: N bytes": 2, "x" * 100: 1}}
+    why = iter(["kpu-tiny: " + "x" * 100, *["kpu-tiny: too large for it: 64 bytes"] * 2])
+    result = fuzz("--family", "mul", "-m", "kpu-tiny")
+    assert "refused most because" in result.stdout and "too large for it: N bytes (2)" in result.stdout
+    why = iter([f"kpu-tiny: {'x' * 100}"] * 3)
+    assert f" {'x' * 57}... (3)" in fuzz("--family", "mul", "-m", "kpu-tiny").stdout
+
+
+def test_nothing_is_told_of_refusals_where_none_was(monkeypatch):
+    monkeypatch.setattr(search, "examine", lambda case: checks.Outcome("passed"))
+    monkeypatch.setattr("kpusim.fuzz.numbers", lambda seconds: range(3))
+    assert "refused most" not in fuzz("--family", "mul").stdout
+
+
+def test_seconds_end_no_case_that_has_begun():
+    assert "No new case begins after so long" in " ".join(fuzz("--help").stdout.split())
+
+
 def test_an_interruption_tells_what_was_done(monkeypatch):
     seen = []
 

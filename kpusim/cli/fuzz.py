@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 MACHINE = "kpu-datacenter"  # as of every command
+REASON = 60  # characters of it in the table
 
 
 @click.command(short_help="Check random operators on random machines, values and time.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=60, show_default=True, help="How long to go on.",
+    "--seconds", type=click.FloatRange(0, min_open=True), default=60, show_default=True,
+    help="No new case begins after so long; the last one ends when it does.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same cases.")
 @click.option("--case", "number", type=click.IntRange(0), metavar="N", help="Only the N-th case of the seed.")
@@ -53,8 +55,9 @@ def command(
     code is 1. Refused are cases that an operator or a machine cannot be, told in a message. With --op nothing is drawn.
 
     \b
-    JSON keys: seed, seconds, passed, refused, failed, families: {name: {passed, refused, failed}}, failures: [{line,
-    why, found (so often), operator, machine, sets, mapping, chunk_bytes}], one of a kind.
+    JSON keys: seed, seconds, passed, refused, failed, families: {name: {passed, refused, failed}},
+    refusals: {name: {why: how often}}, failures: [{line, why, found (so often), operator, machine, sets, mapping,
+    chunk_bytes}], one of a kind.
 
     \b
     Examples:
@@ -123,5 +126,17 @@ def _print(summary: Summary, about: dict[str, float], as_json: bool) -> None:
     from kpusim.report.table import print_table
 
     totals, seed, seconds = summary.totals, about["seed"], about["seconds"]
-    rows = [(name, *(f"{count:,}" for count in counts.values())) for name, counts in sorted(summary.families.items())]
-    print_table(f"{sum(totals.values()):,} cases of seed {seed} in {seconds} s", ("family", *totals), rows)
+    columns = ("family", *totals, *(["refused most because"] if summary.refusals else []))
+    rows = [
+        (name, *(f"{count:,}" for count in counts.values()), *_mostly(summary, name))
+        for name, counts in sorted(summary.families.items())
+    ]
+    print_table(f"{sum(totals.values()):,} cases of seed {seed} in {seconds} s", columns, rows)
+
+
+def _mostly(summary: Summary, family: str) -> tuple[str, ...]:
+    """A cell with the reason for which most cases of a family were refused; no cell where none was of any."""
+    if family not in summary.refusals:
+        return ("",) if summary.refusals else ()
+    ((reason, count),) = summary.refusals[family].most_common(1)
+    return (f"{reason if len(reason) <= REASON else reason[: REASON - 3] + '...'} ({count:,})",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, takewhile
 from time import monotonic
@@ -35,6 +36,12 @@ class Result:
         return self.case.operator.partition("(")[0]
 
     @property
+    def reason(self) -> str:
+        """Why it was refused: the message without its place, what was found and what is allowed; numbers as N."""
+        why = self.outcome.why.removeprefix(f"--op: impossible {self.family}: ").removeprefix(f"{self.case.machine}: ")
+        return re.sub(r"\d[\d,]*", "N", why.partition("; ")[0])
+
+    @property
     def is_news(self) -> bool:
         """It failed, as none did before."""
         return self.outcome.verdict == "failed" and not self.known
@@ -63,17 +70,20 @@ def drawn(
 @define
 class Summary:
     """What came of the cases so far: by family how many of each verdict; the first failure of each kind, and how often
-    it was found."""
+    it was found. refusals: by family how often each reason was told."""
 
     families: dict[str, dict[str, int]] = field(factory=dict)
     failures: dict[tuple[str, str], Result] = field(factory=dict)
     found: dict[tuple[str, str], int] = field(factory=dict)
+    refusals: dict[str, Counter[str]] = field(factory=dict)
 
     def examine(self, case: Case, *, shrink: bool = True) -> Result:
         """Runs a case and counts it. shrink: the first failure of a kind is told of the smallest case that fails."""
         result = Result(case, examine(case))
         counts = self.families.setdefault(result.family, dict.fromkeys(VERDICTS, 0))
         counts[result.outcome.verdict] += 1
+        if result.outcome.verdict == "refused":
+            self.refusals.setdefault(result.family, Counter())[result.reason] += 1
         if result.outcome.verdict != "failed":
             return result
         kind = result.kind
@@ -92,10 +102,11 @@ class Summary:
         return {verdict: sum(counts[verdict] for counts in self.families.values()) for verdict in VERDICTS}
 
     def json(self) -> dict[str, Any]:
-        """For JSON: passed, refused and failed, the same by family, and the first failure of each kind."""
+        """For JSON: passed, refused and failed, the same by family, why refused, the first failure of each kind."""
         families = {name: self.families[name] for name in sorted(self.families)}
         failures = [
             {"line": each.case.line, "why": each.outcome.why, "found": self.found[kind], **asdict(each.case)}
             for kind, each in self.failures.items()
         ]
-        return {**self.totals, "families": families, "failures": failures}
+        refusals = {name: dict(self.refusals[name].most_common()) for name in sorted(self.refusals)}
+        return {**self.totals, "families": families, "refusals": refusals, "failures": failures}
