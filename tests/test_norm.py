@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rowwise import TINY, VARIANTS, execute, preset, variant, verdicts
 
+from kpusim.api import verify
 from kpusim.errors import UserError
 from kpusim.operators import make_operator
 from kpusim.operators.norm import NORMS, BatchNorm, LayerNorm, RmsNorm, Softmax
@@ -30,6 +31,17 @@ def test_all_forms_are_right(family, seed, changes):
 @given(st.sampled_from(NORMS), st.integers(0, 2**32), st.sampled_from(VARIANTS))
 def test_all_forms_are_right_often(family, seed, changes):
     execute(family.draw(Random(seed)), variant(changes))
+
+
+@pytest.mark.parametrize("family", ["rmsnorm", "layernorm"])
+def test_each_output_tells_where_its_tolerance_comes_from(family):
+    """The sum is an addition, out what follows from it."""
+    origins = {
+        each.output: each.verdict.tolerance_origin
+        for each in verify(f"{family}(rows=9, columns=70, residual=true)", "kpu-tiny")
+    }
+    assert origins["sum"] == "one rounding of x + residual in fp32 + u of bf16 = 0.00391"
+    assert origins["out"].startswith("gamma_n of the mean")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -28,6 +28,7 @@ __all__ = [
     "Tried",
     "Unmultiplied",
     "Wide",
+    "origin_of",
     "parts_of",
 ]
 
@@ -190,6 +191,12 @@ def parts_of(operator: Operator) -> tuple[Part, ...]:
     """The parts of an operator that has them, in order of time; none: it is one program."""
     parts: tuple[Part, ...] = getattr(operator, "parts", ())
     return parts
+
+
+def origin_of(operator: Operator, port: str) -> str:
+    """Where the error bound of an output comes from: `error_origin`, or what `other_origins` of the operator say."""
+    others: Mapping[str, str] = getattr(operator, "other_origins", {})
+    return others.get(port, operator.error_origin)
 
 
 @frozen

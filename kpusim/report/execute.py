@@ -11,7 +11,7 @@ from kpusim.errors import UserError
 from kpusim.function import Executor, Verdict, compare, random_inputs
 from kpusim.isa.program import Program
 from kpusim.machine import Machine
-from kpusim.operators import Operator
+from kpusim.operators import Operator, origin_of
 from kpusim.plan import Plan, Step
 from kpusim.simulate.run import simulate
 from kpusim.simulate.workload import lowered_for
@@ -58,7 +58,8 @@ def verdicts(
     reference, bound = operator.reference(inputs), operator.error_bound(inputs)
     return [
         Verification(name, port.name, compare(
-            outputs[port.name], reference[port.name], port.dtype, bound=bound[port.name], origin=operator.error_origin
+            outputs[port.name], reference[port.name], port.dtype, bound=bound[port.name],
+            origin=origin_of(operator, port.name),
         ))
         for port in operator.ports
         if port.role != "in"

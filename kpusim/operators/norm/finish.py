@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from attrs import field, frozen, validators
@@ -26,6 +26,8 @@ REAL = DTYPE_GROUPS["real"]
 @frozen
 class Normalised(Rowwise):
     """out = activation(normalised(x + residual) * weight + bias), in fp32; `sum` is x + residual."""
+
+    other_origins: ClassVar[Mapping[str, str]] = {"sum": "one rounding of x + residual in fp32"}
 
     dtype: str = field(default="bf16", validator=validators.in_(REAL), kw_only=True)
     out_dtype: str = field(default="bf16", validator=validators.in_(FLOATS), kw_only=True)
