@@ -3,6 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from kpusim.engines.stalls import CAUSES
 from kpusim.isa.tables import DTYPE_BITS, instruction_rows
 from kpusim.machine import Machine, load_machine, machine_file, machine_names
 from kpusim.machine.keys import entries_of, machine_keys, machine_tables
+from kpusim.plan.spec import Boundary
 from kpusim.report.reference import reference
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,20 @@ def test_choices_are_what_a_machine_takes(tmp_path):
             load_machine(path, [f"{key.name}={choice}"])
 
 
+def test_boundaries_of_workload_files_are_explained(explain):
+    """By the words that a file may have."""
+    for word in get_args(Boundary):
+        entry = found(explain(word, "--json", "-m", "kpu-edge"))[word, "boundary between operators of a workload file"]
+        assert entry["facts"]["written as"] == f'boundary = "{word}"'
+    assert "rmsnorm + gemm, " in entry["facts"]["fuses"]
+    launch = found(explain("launch", "--json", "-m", "kpu-edge"))
+    assert launch["launch", "boundary between operators of a workload file"]["facts"]["front_end.launch"].startswith(
+        f"1 us = {load_machine('kpu-edge').front_end.launch_cycles:,} cycles: "
+    )
+    assert ("front_end.launch", "machine key") in launch
+    assert {kind for _, kind in found(explain("barrier", "--json"))} >= {"stall cause", "instruction"}
+
+
 def test_everything_listed_is_explained(explain):
     listed = json.loads(explain("--json").stdout)
     names = {name for names in listed.values() for name in names}
@@ -89,7 +105,8 @@ def test_everything_listed_is_explained(explain):
 def test_a_word_with_several_meanings_gets_all():
     result = CliRunner().invoke(main, ["explain", "barrier", "--json"])
     assert set(found(result)) == {
-        ("barrier", "stall cause"), ("barrier", "instruction"), ("front_end.barrier", "machine key"),
+        ("barrier", "boundary between operators of a workload file"), ("barrier", "stall cause"),
+        ("barrier", "instruction"), ("front_end.barrier", "machine key"),
     }  # fmt: skip
 
 

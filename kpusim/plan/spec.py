@@ -9,9 +9,19 @@ from attrs import field, frozen
 
 from kpusim.isa.layout import DENSE, Layout
 
-__all__ = ["Boundary", "OperatorSpec", "RepeatSpec", "Size", "TensorName", "TensorSpec", "Workload"]
+__all__ = ["BOUNDARIES", "Boundary", "OperatorSpec", "RepeatSpec", "Size", "TensorName", "TensorSpec", "Workload"]
 
 Boundary = Literal["launch", "barrier", "fused"]
+
+BOUNDARIES: dict[Boundary, str] = {
+    "launch": "The operator is a launch of its own: its program starts `front_end.launch` after the host's call, of "
+    "which `front_end.in_flight` may be under way, so that only what is not hidden shows.",
+    "barrier": "The operator belongs to the launch of the one before and starts behind a barrier, `front_end.barrier` "
+    "after that has ended.",
+    "fused": "The operator and the one before are one, where there is a rule for the two; the tensor between them is "
+    "in no memory.",
+}
+"""What stands between an operator and the one before."""
 
 Size = Annotated[int | str, "size"]  # a number, or an expression over symbols
 TensorName = Annotated[str, "name"]

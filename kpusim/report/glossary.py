@@ -17,6 +17,8 @@ from kpusim.machine import Machine, load_machine, machine_file, machine_toml
 from kpusim.machine.keys import MachineKey, entries_of, machine_keys, machine_tables
 from kpusim.operators import FAMILIES
 from kpusim.operators.describe import describe
+from kpusim.operators.fusion import RULES
+from kpusim.plan.spec import BOUNDARIES
 from kpusim.report.catalogue import port_text, run_line
 
 __all__ = ["ACCOUNTS", "Entry", "entries", "explain"]
@@ -62,7 +64,7 @@ def explain(word: str, machine: str | None = None) -> list[Entry]:
 @cache
 def entries() -> tuple[Entry, ...]:
     """Everything that can be asked, kind by kind."""
-    return (*_operators(), *_stalls(), *_instructions(), *_classes(), *_dtypes(), *_tables(), *_keys())
+    return (*_operators(), *_boundaries(), *_stalls(), *_instructions(), *_classes(), *_dtypes(), *_tables(), *_keys())
 
 
 def _operators() -> Iterator[Entry]:
@@ -79,6 +81,14 @@ def _operators() -> Iterator[Entry]:
         text = "\n\n".join([family.summary, *family.text])
         fused = [("fuses", ", ".join(family.fusions))] if family.fusions else []
         yield Entry(family.family, "operator", text, (*parameters, *ports, *fused, *examples))
+
+
+def _boundaries() -> Iterator[Entry]:
+    rules = [("fuses", ", ".join(f"{one} + {two}" for one, two in RULES))]
+    for name, meaning in BOUNDARIES.items():
+        keys = [(key.name, key.about) for key in machine_keys().values() if f"`{key.name}`" in meaning]
+        facts = (("written as", f'boundary = "{name}"'), *keys, *(rules if name == "fused" else []))
+        yield Entry(name, "boundary between operators of a workload file", meaning, facts)
 
 
 def _stalls() -> Iterator[Entry]:
