@@ -290,6 +290,27 @@ def test_a_cache_is_written_in_place(tmp_path):
     assert result.stdout.count("agrees with its float64 reference") == 2
 
 
+@pytest.mark.parametrize(("options", "code", "message"), [
+    ("", 2, "gather_nd needs the parameter sizes; found 'width, count'"), ('options = { sizes = "4 8" }', 0, ""),
+])  # fmt: skip
+def test_the_sizes_of_a_tensor_are_an_option(tmp_path, options, code, message):
+    path = tmp_path / "w.toml"
+    path.write_text(f"""
+name = "w"
+[tensors]
+t = {{ shape = [32, 8], role = "weight", dtype = "bf16" }}
+i = {{ shape = [4, 2], role = "input", dtype = "int32" }}
+o = {{ shape = [4, 8], role = "output", dtype = "bf16" }}
+[[operators]]
+name = "g"
+family = "gather_nd"
+ports = {{ table = "t", indices = "i", out = "o" }}
+{options}
+""")
+    result = CliRunner().invoke(main, ["run", str(path), "-m", EDGE, "--no-trace"])
+    assert (result.exit_code, message in result.stderr) == (code, True), result.output
+
+
 def test_a_table_is_not_its_own_rows(tmp_path):
     result = run_workload(WORKLOAD.replace('rows = "x"', 'rows = "cache"').replace("[40, 32]", "[12, 32]"), tmp_path)
     assert result.exit_code == 2

@@ -71,7 +71,8 @@ def bind(
     dimensions = [name for name, field in fields.items() if field.default is attrs.NOTHING]
     options = dict(_options(loaded, path, spec, fields, symbols))
     where = loaded.where(*path, "options")
-    sizeless = _Sizeless(spec.family, fields, dict.fromkeys(dimensions, 1) | options, where)
+    ones = {name: 1 for name in dimensions if fields[name].type in (int, "int")}
+    sizeless = _Sizeless(spec.family, fields, ones | options, where)
     _check_sources(spec, sizeless, options, dimensions, where)
     dtypes = _dtypes(fields, sizeless.ports(), spec, tensors)
     place, where = f"{loaded.file.line(path)}: {spec.name}", loaded.where(*path, "ports")
