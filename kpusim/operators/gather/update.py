@@ -146,11 +146,6 @@ class ScatterAdd(RowUpdate):
         return Addition(found.table, found.index, found.listed, found.rows, found.indices) if several else found
 
     @property
-    def flops(self) -> int:
-        """An addition an element."""
-        return self.count * self.width
-
-    @property
     def compulsory_bytes(self) -> int:
         """All rows, and each row of the table that is added to, with an index of it, read and written once."""
         selection = self.selection
