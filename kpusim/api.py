@@ -165,8 +165,8 @@ def run(
 
     symbols, runs: as `plan_workload` takes them. trace: the HDF5 file to write. plain: every instruction an event.
     chunk_bytes: what a DMA engine asks for at once. whole: simulate also what is equal to a part.
-    mapping: forces one on an operator, a value as `Lowered.mapping`
-    or a TOML file of one. Raises UserError for bad input.
+    mapping: forces one on an operator, a value as `Lowered.mapping` or a TOML file of one.
+    Raises UserError for bad input.
     """  # fmt: skip
     loaded = machine if isinstance(machine, Machine) else load_machine(machine)
     plans, title, text = plans_of(what, loaded, symbols, runs, mapping)

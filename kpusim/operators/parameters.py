@@ -1,4 +1,4 @@
-"""Validators of operators' parameters, and dtypes that several families take."""
+"""Validators of operators' parameters, and dtypes and limits that several families have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from attrs import Attribute, validators
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.fp32 import FP32_MAX
 
-__all__ = ["FLOATS", "FP8", "count", "flag", "number", "positive", "whole"]
+__all__ = ["ENTRIES", "FLOATS", "FP8", "count", "flag", "number", "positive", "whole"]
 
 FP8 = ("fp8_e4m3", "fp8_e5m2")
 FLOATS = (*DTYPE_GROUPS["real"], *FP8)
+ENTRIES = 4096  # entries of a batch, or groups: their lanes are tables of the program, or loops over them
 MOST = 2**63 - 1  # of sizes and seeds: what an int64 holds
 
 

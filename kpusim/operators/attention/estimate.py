@@ -50,7 +50,7 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     items, blocks = _team(mapping, problem, machine)
     matrix, drain = _matrix(mapping, problem, machine)
     vector, item = _vector(mapping, problem, machine)
-    moved = streamed_bytes(mapping, problem, machine)
+    moved = streamed_bytes(mapping, problem)
     arrival = _arrival(mapping, problem, machine, matrix + vector + drain)
     step = max(matrix, vector + drain // 2) if mapping.ahead else matrix + vector + drain
     parts = {
@@ -66,7 +66,7 @@ def cost(mapping: Mapping, problem: Problem, machine: Machine) -> Cost:
     return Cost(cycles, parts, moved + problem.query_bytes, blocks * _tiles(mapping, problem, machine))
 
 
-def streamed_bytes(mapping: Mapping, problem: Problem, machine: Machine) -> int:
+def streamed_bytes(mapping: Mapping, problem: Problem) -> int:
     """Bytes of keys and values that all streams read: of each band the blocks that it sees."""
     lengths = band_lengths(problem, mapping)
     whole = sum(lengths) * mapping.block_keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from itertools import accumulate
 
 from attrs import field, frozen
 
@@ -37,6 +38,8 @@ class Grid:
     map: Mapping
     machine: Machine
     tables: dict[str, Table] = field(factory=dict, init=False)
+    _constants: dict[str, Const] = field(factory=dict, init=False)
+    _paces: dict[str, set[int]] = field(factory=dict, init=False)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -71,22 +74,28 @@ class Grid:
 
     # --- items: functions of a stream and the number of an item -------------------------------------------------------
 
-    def look(self, name: str, values: list[int], index: Expr) -> Expr:
-        """One of `values`; a constant where all are the same."""
-        if len(set(values)) == 1:
-            return Const(values[0])
-        self.tables[name] = Table(name, tuple(values))
-        return Lookup(name, index)
+    def look(self, name: str, values: Callable[[], Iterable[int]], index: Expr) -> Expr:
+        """One of the values of `name`, asked for once; a constant where all are the same."""
+        if name not in self._constants and name not in self.tables:
+            found = tuple(values())
+            if len(set(found)) == 1:
+                self._constants[name] = Const(found[0])
+            else:
+                self.tables[name] = Table(name, found)
+        return self._constants.get(name) or Lookup(name, index)
 
     def _each(self, name: str, value: Callable[[Item], int], stream: Expr, item: Expr) -> Expr:
         """A number of an item; of items that a stream has not, that of its last."""
         longest = self.schedule.longest
-        values = [value(items[min(i, len(items) - 1)]) for items in self.schedule.streams for i in range(longest)]
+
+        def values() -> Iterable[int]:
+            return (value(items[min(i, len(items) - 1)]) for items in self.schedule.streams for i in range(longest))
+
         return self.look(name, values, stream * longest + item)
 
     def count(self, stream: Expr) -> Expr:
         """Items of a stream."""
-        return self.look("items", [len(items) for items in self.schedule.streams], stream)
+        return self.look("items", lambda: map(len, self.schedule.streams), stream)
 
     def existing(self, stream: Expr, *nodes: Node) -> tuple[Node, ...]:
         """`nodes`, if the stream has the item."""
@@ -112,12 +121,15 @@ class Grid:
     def seen(self, stream: Expr, part: Expr, item: Expr) -> Expr:
         """Blocks of an item that a tile works on."""
         longest, parts = self.schedule.longest, self.map.token_tiles
-        values = [
-            items[min(i, len(items) - 1)].seen[part]
-            for items in self.schedule.streams
-            for part in range(parts)
-            for i in range(longest)
-        ]
+
+        def values() -> Iterable[int]:
+            return (
+                items[min(i, len(items) - 1)].seen[part]
+                for items in self.schedule.streams
+                for part in range(parts)
+                for i in range(longest)
+            )
+
         return self.look("seen", values, (stream * parts + part) * longest + item)
 
     def done(self, stream: Expr, part: Expr, item: Expr) -> Expr:
@@ -127,18 +139,20 @@ class Grid:
 
     def _running(self, name: str, value: Callable[[Item, int], int], parts: int, place: Expr, item: Expr) -> Expr:
         """The sum over the items before."""
-        longest, values = self.schedule.longest, []
+        longest, streams = self.schedule.longest, self.schedule.streams
         if longest == 1:
             return ZERO
-        each = {value(at, part) for items in self.schedule.streams for at in items for part in range(parts)}
-        if len(each) == 1:
-            return item * each.pop()
-        for items in self.schedule.streams:
-            for part in range(parts):
-                total = 0
-                for i in range(longest):
-                    values.append(total)
-                    total += value(items[i], part) if i < len(items) else 0
+        if name not in self._paces:
+            self._paces[name] = {value(at, part) for items in streams for at in items for part in range(parts)}
+        if len(self._paces[name]) == 1:
+            return item * min(self._paces[name])
+
+        def values() -> Iterable[int]:
+            for items in streams:
+                for part in range(parts):
+                    each = [value(at, part) for at in items] + [0] * (longest - len(items))
+                    yield from accumulate(each[:-1], initial=0)
+
         return self.look(name, values, place * longest + item)
 
     # --- keys: functions of a stream, an item and a step --------------------------------------------------------------
@@ -149,14 +163,19 @@ class Grid:
             turn = self._each("turn", lambda at: at.turn, stream, item) if self._lengths == 1 else ZERO
             around = (step + turn) % len(self.schedule.streams[0][0].blocks) if turn != ZERO else step
             return self._first_block(stream, item) + around
+        start = self._each("start", lambda at: self._starts[tuple(at.blocks)], stream, item)
+        return Lookup("blocks", start + step)
+
+    @cached_property
+    def _starts(self) -> dict[tuple[int, ...], int]:
+        """Where lists of blocks begin in the table of all, which this declares."""
         starts, values = {}, []  # type: tuple[dict[tuple[int, ...], int], list[int]]
         for items in self.schedule.streams:
             for at in items:
                 if starts.setdefault(tuple(at.blocks), len(values)) == len(values):
                     values += at.blocks
         self.tables["blocks"] = Table("blocks", tuple(values))
-        start = self._each("first", lambda at: starts[tuple(at.blocks)], stream, item)
-        return Lookup("blocks", start + step)
+        return starts
 
     @cached_property
     def _lengths(self) -> int:

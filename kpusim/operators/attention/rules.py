@@ -9,7 +9,7 @@ from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.operators.attention.problem import Problem
-from kpusim.operators.gemm.operator import ENTRIES
+from kpusim.operators.parameters import ENTRIES
 
 __all__ = ["contradictions", "not_unfused"]
 

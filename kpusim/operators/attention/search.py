@@ -80,7 +80,7 @@ def io_bound(problem: Problem, machine: Machine, variant: str = "auto") -> int:
     The band is that of the mapping that `search` finds (design.md: Q + O + (K + V) * ceil(N / Br)).
     """
     found = search(problem, machine, "auto" if variant == "unfused" else variant)
-    return problem.query_bytes + streamed_bytes(found.mapping, problem, machine)
+    return problem.query_bytes + streamed_bytes(found.mapping, problem)
 
 
 def _forced(mapping: Mapping, problem: Problem, machine: Machine) -> Found:

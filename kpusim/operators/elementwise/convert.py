@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from random import Random
 from typing import Any, ClassVar, Self
@@ -68,9 +69,14 @@ class Scaled(Rowwise):
     axis: str = field(default="row", validator=validators.in_(("row", "column")), kw_only=True)
     group: int = field(default=0, validator=count, kw_only=True)
 
-    def _check(self, narrow: str) -> None:
+    @property
+    @abstractmethod
+    def narrow(self) -> str:
+        """The dtype that has scales."""
+
+    def check(self) -> None:
         """Raises UserError for groups or rows that are not whole."""
-        packed = per_byte(narrow)
+        packed = per_byte(self.narrow)
         if self.group and self.axis == "column":
             raise UserError("a column's scale is of all of its rows", found=f"group={self.group}", allowed="group=0")
         if self.group and self.columns % self.group:
@@ -79,11 +85,11 @@ class Scaled(Rowwise):
         for name, size in (("columns", self.columns), ("group", self.group)):
             if size % packed:
                 allowed = f"multiples of {packed}"
-                raise UserError(f"a row of {narrow} ends within a byte", where=name, found=size, allowed=allowed)
+                raise UserError(f"a row of {self.narrow} ends within a byte", where=name, found=size, allowed=allowed)
 
-    def _begin(self, narrow: str) -> tuple[Chain, tuple[Dimension, ...]]:
+    def _begin(self) -> tuple[Chain, tuple[Dimension, ...]]:
         """(chain, shape of a block)."""
-        unit = self.group or per_byte(narrow)
+        unit = self.group or per_byte(self.narrow)
         chain = Chain(self.family, self.rows, self.columns, {"unit": unit})
         return chain, (ROWS, Along("columns", each=self.group), self.group) if self.group else BLOCK
 
@@ -128,14 +134,15 @@ class Quantize(Scaled):
         options |= {"dtype": random.choice(REAL), "out_dtype": random.choice(NARROW)}
         return cls(draw_size(random), draw_size(random, group or 4), **options)
 
-    def check(self) -> None:
-        """Raises UserError for groups or rows that are not whole."""
-        self._check(self.out_dtype)
+    @property
+    def narrow(self) -> str:
+        """That of the result."""
+        return self.out_dtype
 
     @property
     def work(self) -> Work:
         """The greatest magnitude first, where scales are not given."""
-        chain, block = self._begin(self.out_dtype)
+        chain, block = self._begin()
         x = chain.load("x", self.dtype, block)
         shape, tensor = self._scale
         if self.axis == "column":
@@ -200,14 +207,15 @@ class Dequantize(Scaled):
         options |= {"dtype": random.choice(NARROW), "out_dtype": random.choice(REAL)}
         return cls(draw_size(random), draw_size(random, group or 4), **options)
 
-    def check(self) -> None:
-        """Raises UserError for groups or rows that are not whole."""
-        self._check(self.dtype)
+    @property
+    def narrow(self) -> str:
+        """That of x."""
+        return self.dtype
 
     @property
     def work(self) -> Work:
         """One instruction."""
-        chain, block = self._begin(self.dtype)
+        chain, block = self._begin()
         x = chain.load("x", self.dtype, block, stored=True)
         scale = chain.load("scale", "fp32", *self._scale)
         chain.then("dequantize", chain.store("out", self.out_dtype, block), x, scale, 0.0)

@@ -24,7 +24,7 @@ from kpusim.operators.gather.mapping import Mapping
 from kpusim.operators.gather.problem import Selection, burst_bytes
 from kpusim.operators.parameters import count, positive
 
-__all__ = ["Gather", "GatherNd", "RowGather", "Selecting"]
+__all__ = ["Gather", "GatherNd", "Listed", "RowGather", "Selecting"]
 
 
 @frozen(kw_only=True)
@@ -49,12 +49,37 @@ class Selecting(Unmultiplied):
         """None that could be the roof."""
         return {}
 
-    def _check_width(self, width: int) -> None:
-        """Raises UserError for a row that ends within a byte."""
-        packed = per_byte(self.dtype)
+    def check(self) -> None:
+        """Raises UserError for impossible indices, and a row that ends within a byte."""
+        packed, width = per_byte(self.dtype), self.selection.width
         if width % packed:
             problem = f"a row of {self.dtype} ends within a byte"
             raise UserError(problem, found=f"width={width}", allowed=f"multiples of {packed}")
+
+
+@frozen
+class Listed(Selecting):
+    """There is one list, of rows of one table.
+
+    indices: "uniform", "zipf 1.2", "sorted", "sequential", "duplicates", "permutation" (drawn with `seed`), or numbers
+    such as "3 0 5".
+    """
+
+    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
+    seed: int = field(default=0, validator=count, kw_only=True)
+    entries: int = field(validator=positive)
+    width: int = field(validator=positive)
+    count: int = field(validator=positive)
+
+    @property
+    def dimensions(self) -> Names[str, int]:
+        """Rows of the table, their width, and how many are listed."""
+        return {"entries": self.entries, "width": self.width, "count": self.count}
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The list as it is drawn."""
+        return listed(self.indices, self.count, self.entries, self.seed, self.index_dtype)
 
 
 @frozen
@@ -65,10 +90,6 @@ class RowGather(Selecting):
     @abstractmethod
     def ports(self) -> tuple[Port, ...]:
         """table, indices and out."""
-
-    def check(self) -> None:
-        """Raises UserError for impossible indices, and a row that ends within a byte."""
-        self._check_width(self.selection.width)
 
     @property
     def compulsory_bytes(self) -> int:
@@ -104,12 +125,8 @@ class RowGather(Selecting):
 
 
 @frozen
-class Gather(RowGather):
-    """out[i] = table[indices[i]]: an embedding lookup.
-
-    indices: "uniform", "zipf 1.2", "sorted", "sequential", "duplicates", "permutation" (drawn with `seed`), or numbers
-    such as "3 0 5".
-    """
+class Gather(Listed, RowGather):
+    """out[i] = table[indices[i]]: an embedding lookup."""
 
     family: ClassVar[str] = "gather"
     examples: ClassVar[tuple[Example, ...]] = (
@@ -119,22 +136,11 @@ class Gather(RowGather):
         Example('gather(entries=16, width=256, count=4, indices="3 0 5 5")', "a list of one's own"),
     )
 
-    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
-    seed: int = field(default=0, validator=count, kw_only=True)
-    entries: int = field(validator=positive)
-    width: int = field(validator=positive)
-    count: int = field(validator=positive)
-
     @classmethod
     def draw(cls, random: Random) -> Self:
         """Any list of rows of any width."""
         entries, width, count, options = draw_rows(random, DTYPE_GROUPS["any"])
         return cls(entries, width, count, **options)
-
-    @property
-    def dimensions(self) -> Names[str, int]:
-        """Rows of the table, their width, and how many are asked for."""
-        return {"entries": self.entries, "width": self.width, "count": self.count}
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -148,9 +154,8 @@ class Gather(RowGather):
     @property
     def selection(self) -> Selection:
         """The list as it is drawn."""
-        rows = listed(self.indices, self.count, self.entries, self.seed, self.index_dtype)
         table, index, out = self.ports
-        return Selection(table, index, out, rows, rows)
+        return Selection(table, index, out, self.rows, self.rows)
 
 
 @frozen

@@ -15,30 +15,17 @@ from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.gather.draw import draw_rows
-from kpusim.operators.gather.listed import listed
 from kpusim.operators.gather.mapping import Mapping
-from kpusim.operators.gather.operator import Selecting
+from kpusim.operators.gather.operator import Listed
 from kpusim.operators.gather.problem import Selection, burst_bytes
 from kpusim.operators.gather.scatter import Addition, lower_scatter
-from kpusim.operators.parameters import count, positive
 
 __all__ = ["Scatter", "ScatterAdd"]
 
 
 @frozen
-class RowUpdate(Selecting):
-    """What scatter and scatter-add have in common; indices as of `Gather`."""
-
-    indices: str = field(default="uniform", validator=validators.instance_of(str), kw_only=True)
-    seed: int = field(default=0, validator=count, kw_only=True)
-    entries: int = field(validator=positive)
-    width: int = field(validator=positive)
-    count: int = field(validator=positive)
-
-    @property
-    def dimensions(self) -> Names[str, int]:
-        """Rows of the table, their width, and how many are written."""
-        return {"entries": self.entries, "width": self.width, "count": self.count}
+class RowUpdate(Listed):
+    """What scatter and scatter-add have in common."""
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -52,13 +39,8 @@ class RowUpdate(Selecting):
     @property
     def selection(self) -> Selection:
         """The list as it is drawn."""
-        rows = listed(self.indices, self.count, self.entries, self.seed, self.index_dtype)
         written, index, table = self.ports
-        return Selection(table, index, written, rows, rows)
-
-    def check(self) -> None:
-        """Raises UserError for impossible indices, and a row that ends within a byte."""
-        self._check_width(self.selection.width)
+        return Selection(table, index, written, self.rows, self.rows)
 
     def lower(
         self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: Mapping | None = None,

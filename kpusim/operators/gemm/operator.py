@@ -21,11 +21,10 @@ from kpusim.operators.gemm.groups import group_rows
 from kpusim.operators.gemm.lowering import lower
 from kpusim.operators.gemm.mapping import Mapping as GemmMapping
 from kpusim.operators.gemm.problem import PROLOGUES, Epilogue, Problem, Prologue, ports
-from kpusim.operators.parameters import FLOATS, count, flag, number, positive
+from kpusim.operators.parameters import ENTRIES, FLOATS, count, flag, number, positive
 
 __all__ = ["Gemm", "GroupedGemm"]
 
-ENTRIES = 4096  # entries of a batch, or groups: their lanes are tables of the program, or loops over them
 OUT_DTYPES = (*FLOATS, "int32")
 
 

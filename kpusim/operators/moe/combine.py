@@ -16,11 +16,10 @@ from kpusim.machine import Machine
 from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.mapping import Mapping
-from kpusim.operators.gemm.operator import ENTRIES
 from kpusim.operators.moe.assumed import routing
 from kpusim.operators.moe.lowering import Combination, lower_combine
 from kpusim.operators.moe.permute import draw_routing
-from kpusim.operators.parameters import count, positive
+from kpusim.operators.parameters import ENTRIES, count, positive
 
 __all__ = ["MoeCombine"]
 

@@ -13,9 +13,8 @@ from kpusim.operators.base import Example, Port
 from kpusim.operators.gather.draw import draw_rows
 from kpusim.operators.gather.operator import RowGather
 from kpusim.operators.gather.problem import Selection
-from kpusim.operators.gemm.operator import ENTRIES
 from kpusim.operators.moe.assumed import routing
-from kpusim.operators.parameters import count, positive
+from kpusim.operators.parameters import ENTRIES, count, positive
 
 __all__ = ["LOADS", "Permute", "draw_routing"]
 

@@ -12,14 +12,12 @@ from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
 from kpusim.isa.tables import DTYPE_GROUPS
-from kpusim.machine import Machine
-from kpusim.operators.base import ROW_MAJOR, Array, Example, Layouts, Lowered, Port, Unmultiplied, Wide
+from kpusim.operators.base import Array, Example, Port, Wide
 from kpusim.operators.fp32 import U
 from kpusim.operators.moe.assumed import check_chosen
 from kpusim.operators.parameters import positive
 from kpusim.operators.rowwise.chain import ROW, Chain
-from kpusim.operators.rowwise.lowering import lower
-from kpusim.operators.rowwise.mapping import Mapping as RowwiseMapping
+from kpusim.operators.rowwise.operator import Streamed
 from kpusim.operators.rowwise.work import ROWS, Work
 
 __all__ = ["TopkRouting"]
@@ -28,7 +26,7 @@ NOTHING = 200.0  # e^-200 is 0 in fp32, whose least number is e^-103
 
 
 @frozen
-class TopkRouting(Unmultiplied):
+class TopkRouting(Streamed):
     """The k experts with the greatest scores of each token, and softmax of the scores as their weights.
 
     softmax: "after" the choice, over the chosen ones, whose weights add up to 1 (Mixtral, arXiv:2401.04088); "before"
@@ -37,7 +35,6 @@ class TopkRouting(Unmultiplied):
 
     family: ClassVar[str] = "topk_routing"
     error_origin: ClassVar[str] = "roundings of the scores' differences, of exp, of the sum and of the quotient in fp32"
-    mapping_type: ClassVar[type | None] = RowwiseMapping
     examples: ClassVar[tuple[Example, ...]] = (
         Example("topk_routing(tokens=512, experts=8, k=2)", "Mixtral: weights of the two chosen"),
         Example("topk_routing(tokens=100, experts=64, k=6, softmax=before)", "DeepSeekMoE: shares of all experts"),
@@ -101,22 +98,6 @@ class TopkRouting(Unmultiplied):
         scores, chosen = self.tokens * self.experts, self.tokens * self.k
         counted = scores if self.softmax == "before" else chosen
         return {"reduce": self.k * scores + counted, "exp": counted, "add": counted, "mul": chosen}
-
-    @property
-    def compulsory_bytes(self) -> int:
-        """Every input and output once."""
-        return sum(port.size_bytes for port in self.ports)
-
-    def io_bound_bytes(self, machine: Machine) -> int:
-        """Every input and output once."""
-        return self.compulsory_bytes
-
-    def lower(
-        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: RowwiseMapping | None = None,
-        fold_instructions: bool = False,
-    ) -> Lowered:  # fmt: skip
-        """Blocks of tokens, streamed through the tiles."""
-        return lower(self.work, machine, layouts, mapping)
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """Softmax in float64, sorted."""

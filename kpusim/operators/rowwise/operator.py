@@ -18,23 +18,49 @@ from kpusim.operators.rowwise.lowering import lower
 from kpusim.operators.rowwise.mapping import Mapping as RowwiseMapping
 from kpusim.operators.rowwise.work import Work
 
-__all__ = ["Rowwise"]
+__all__ = ["Rowwise", "Streamed"]
 
 
 @frozen
-class Rowwise(Unmultiplied):
-    """An operator on `rows` of `columns`, without matmuls."""
+class Streamed(Unmultiplied):
+    """An operator whose blocks of rows stream through the tiles, without matmuls."""
 
     family: ClassVar[str]
     mapping_type: ClassVar[type | None] = RowwiseMapping
-
-    rows: int = field(validator=positive)
-    columns: int = field(validator=positive)
 
     @property
     @abstractmethod
     def work(self) -> Work:
         """What it does."""
+
+    @property
+    @abstractmethod
+    def ports(self) -> tuple[Port, ...]:
+        """The tensors that it reads, then those that it writes."""
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Every input and output once."""
+        return sum(port.size_bytes for port in self.ports)
+
+    def io_bound_bytes(self, machine: Machine) -> int:
+        """Every input and output once."""
+        return self.compulsory_bytes
+
+    def lower(
+        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: RowwiseMapping | None = None,
+        fold_instructions: bool = False,
+    ) -> Lowered:  # fmt: skip
+        """The program of the best mapping found, or of the one given. There are no matmuls to fold."""
+        return lower(self.work, machine, layouts, mapping)
+
+
+@frozen
+class Rowwise(Streamed):
+    """An operator on `rows` of `columns`."""
+
+    rows: int = field(validator=positive)
+    columns: int = field(validator=positive)
 
     def judged(self, inputs: Mapping[str, Wide]) -> Mapping[str, tuple[Wide, Wide]]:
         """(reference, error bound) of each output, from inputs in float64."""
@@ -63,22 +89,6 @@ class Rowwise(Unmultiplied):
             needed = count * work.needed // (work.rows * work.columns)
             found[instruction_rows()[step.op].timing_class] += needed
         return dict(found)
-
-    @property
-    def compulsory_bytes(self) -> int:
-        """Every input and output once."""
-        return sum(port.size_bytes for port in self.ports)
-
-    def io_bound_bytes(self, machine: Machine) -> int:
-        """Every input and output once."""
-        return self.compulsory_bytes
-
-    def lower(
-        self, machine: Machine, layouts: Layouts = ROW_MAJOR, *, mapping: RowwiseMapping | None = None,
-        fold_instructions: bool = False,
-    ) -> Lowered:  # fmt: skip
-        """The program of the best mapping found, or of the one given. There are no matmuls to fold."""
-        return lower(self.work, machine, layouts, mapping)
 
     def reference(self, inputs: Mapping[str, Array]) -> dict[str, Wide]:
         """The outputs in float64."""
