@@ -199,3 +199,11 @@ def test_split_keys_where_streams_have_different_numbers_of_items():
     operator = make_operator("attention(queries=5, keys=10, head_dim=8, value_dim=4)")
     mapping = Mapping("flash", tokens=1, heads=1, token_tiles=2, block_keys=4, splits=2)
     execute(operator, variant("tiles.columns=5"), mapping=mapping)
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("sizes", ["queries=20, keys=64, page=4, sinks=4", "queries=1, keys=90, page=2, sinks=9"])
+def test_pages_between_sinks_and_window_are_listed_though_not_read(sizes, splits):
+    operator = make_operator(f"attention({sizes}, head_dim=8, heads=2, mask=causal, window=8)")
+    mapping = Mapping("flash", tokens=1, heads=1, token_tiles=1, block_keys=4, splits=splits)
+    execute(operator, variant("sram.capacity=16KiB"), mapping=mapping)

@@ -306,9 +306,11 @@ class Grid:
         place = Range(self._first_block(stream, item) * self._listed)
         return Range(entry // problem.kv_heads if problem.page else entry), place
 
-    def list_place(self, step: Expr) -> Expr:
-        """Where a block's rows begin in the list of its item."""
-        return step * self._listed
+    def list_place(self, stream: Expr, item: Expr, step: Expr) -> Expr:
+        """Where a block's rows begin in the list of its item, which has those between sinks and window too."""
+        if self._contiguous or self.problem.block:
+            return step * self._listed
+        return (self.block(stream, item, step) - self._first_block(stream, item)) * self._listed
 
     def list_start(self, stream: Expr, item: Expr, step: Expr) -> Expr:
         """Where they begin in the table of all."""

@@ -17,7 +17,7 @@ from kpusim.operators.attention.lists import gathered
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.attention.problem import Problem
 
-__all__ = ["Item", "Schedule", "band_lengths", "schedule"]
+__all__ = ["Item", "Schedule", "band_lengths", "listed_blocks", "schedule"]
 
 
 Positions = npt.NDArray[np.int64]
@@ -97,6 +97,15 @@ def _dealt(lengths: tuple[int, ...], entries: range, teams: int) -> tuple[list[l
 def band_lengths(problem: Problem, mapping: Mapping) -> tuple[int, ...]:
     """Blocks of keys that each band of queries sees."""
     return _lengths(problem, mapping.band, mapping.block_keys)
+
+
+def listed_blocks(problem: Problem, mapping: Mapping) -> int:
+    """Blocks from the first to the last that one item reads, at most: so long a list of rows it has."""
+    if not problem.block:
+        first, end, sinks = _ranges(problem, mapping.band, mapping.block_keys)
+        if (sinks > 0).any() and (first > sinks).any():
+            return int(end.max())  # from the sinks to the window
+    return ceil_div(max(band_lengths(problem, mapping)), mapping.splits)
 
 
 @cache

@@ -21,6 +21,7 @@ from kpusim.isa.program import (
     View,
 )
 from kpusim.operators.attention.grid import ITEM, STEP, Grid, once
+from kpusim.operators.attention.items import listed_blocks
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.attention.problem import Problem
 from kpusim.operators.declare import Wanted, full_and_free
@@ -33,8 +34,8 @@ KEY_QUEUE, VALUE_QUEUE, QUERY_QUEUE = 0, 1, 2
 INDEX = "index"
 
 
-def load_maps(problem: Problem, mapping: Mapping, steps: int) -> tuple[TensorMap, ...]:
-    """Boxes of queries, keys, values and of what belongs to them; `steps`: blocks of the longest item."""
+def load_maps(problem: Problem, mapping: Mapping) -> tuple[TensorMap, ...]:
+    """Boxes of queries, keys, values and of what belongs to them."""
     found = [TensorMap("q_block", "q", query_box(problem, mapping, problem.head_dim))]
     names = {"k": problem.head_dim} if problem.shared else {"k": problem.head_dim, "v": problem.value_dim}
     keys, grain = mapping.block_keys, problem.grain
@@ -50,7 +51,7 @@ def load_maps(problem: Problem, mapping: Mapping, steps: int) -> tuple[TensorMap
             scale = (*box[:-1], 1) if name == "v" or problem.kept else (*box[:-2], max(box[-2] // grain, 1), columns)
             found.append(TensorMap(f"{name}_scale_block", f"{name}_scale", scale))
     if problem.unit:
-        listed = _listed(problem, mapping, steps)
+        listed = _listed(problem, mapping)
         box = (1, 1, listed) if problem.block else (1, listed)
         found.append(TensorMap("list", problem.list_name, box))
     if problem.rope != "none":
@@ -61,17 +62,17 @@ def load_maps(problem: Problem, mapping: Mapping, steps: int) -> tuple[TensorMap
     return tuple(found)
 
 
-def indices(problem: Problem, mapping: Mapping, steps: int) -> Wanted:
+def indices(problem: Problem, mapping: Mapping) -> Wanted:
     """Buffers for the lists of rows of an item, of keys and of values."""
     if not problem.unit:
         return {}
-    length = _listed(problem, mapping, steps)
+    length = _listed(problem, mapping)
     return {f"{name}_{INDEX}": ("int32", 2, (1, length)) for name in ("k" if problem.shared else "kv")}
 
 
-def _listed(problem: Problem, mapping: Mapping, steps: int) -> int:
-    """Rows that the longest item gathers."""
-    return steps * (mapping.block_keys // problem.unit)
+def _listed(problem: Problem, mapping: Mapping) -> int:
+    """Rows of the longest list of an item."""
+    return listed_blocks(problem, mapping) * (mapping.block_keys // problem.unit)
 
 
 def query_box(problem: Problem, mapping: Mapping, columns: int) -> tuple[int, ...]:
@@ -172,7 +173,7 @@ def _moved(
     if problem.unit:
         count = grid.grains(key)
         start = grid.list_start(stream, ITEM, STEP)
-        index = View(f"{buffer[0]}_{INDEX}", ITEM % 2, (Range(), Range(grid.list_place(STEP), count)),
+        index = View(f"{buffer[0]}_{INDEX}", ITEM % 2, (Range(), Range(grid.list_place(stream, ITEM, STEP), count)),
                      TileSet(stream * grid.width))  # fmt: skip
         rows = Box(box, (Range(grid.pool(stream, ITEM)), *inner))
         return "gather", (view, rows, Rows("rows", start, count), index)

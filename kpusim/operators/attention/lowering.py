@@ -52,7 +52,6 @@ def lower(
         softmax.softmax(grid),
         _results(grid, each),
     ]
-    steps = max(len(item.blocks) for items in grid.schedule.streams for item in items)
     out = TensorMap("out_block", "out", loads.query_box(problem, grid.map, problem.value_dim))
     semaphores = [*loads.semaphores(grid), *multiply.semaphores(grid), *softmax.semaphores(grid)]
     if grid.map.splits > 1:
@@ -60,8 +59,8 @@ def lower(
     program = Program(
         name="attention",
         tensors=tensors(ports(problem), layouts),
-        maps=(*loads.load_maps(problem, grid.map, steps), out),
-        buffers=buffers({**wanted(problem, grid.map), **loads.indices(problem, grid.map, steps)}),
+        maps=(*loads.load_maps(problem, grid.map), out),
+        buffers=buffers({**wanted(problem, grid.map), **loads.indices(problem, grid.map)}),
         semaphores=tuple(semaphores),
         tables=(*grid.tables.values(), *grid.list_table()),
         sections=tuple(sections),

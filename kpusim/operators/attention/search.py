@@ -123,8 +123,7 @@ def _contradictions(
 
 
 def _fits(mapping: Mapping, problem: Problem, machine: Machine) -> bool:
-    steps = ceil_div(max(band_lengths(problem, mapping)), mapping.splits)
-    needed = sram_bytes({**wanted(problem, mapping), **indices(problem, mapping, steps)})
+    needed = sram_bytes({**wanted(problem, mapping), **indices(problem, mapping)})
     return needed <= machine.sram.capacity_bytes
 
 
