@@ -106,8 +106,8 @@ class Executor:
         at = operand.at
         if isinstance(at, ViewAt):
             end = at.buffer.offset + (at.slot + 1) * at.buffer.slot_bytes
-            if end > self._machine.sram.capacity_bytes:
-                problem = f"{place_name(at)} ends at byte {end} of an SRAM of {self._machine.sram.capacity_bytes}"
+            if end > self._machine.tile_bytes:
+                problem = f"{place_name(at)} ends at byte {end} of an SRAM of {self._machine.tile_bytes}"
                 raise HazardError("sram-overflow", problem, where=issue.where)
             for tile in operand.tiles:
                 if not 0 <= tile < self._machine.tiles.count:

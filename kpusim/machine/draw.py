@@ -105,6 +105,11 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     memory = f"{_rate(machine, hbm.peak_bytes_per_cycle)}, {float(hbm.attainable_fraction):.1%} of it attainable"
     yield "tiles", f"{tiles.rows} x {tiles.columns} = {tiles.count}"
     yield "matrix", f"{matrix.rows} x {matrix.columns} cells a tile, {matrix.dataflow}, folds {folds}"
+    if matrix.accumulators_bytes:
+        yield "", f"accumulators of {size(matrix.accumulators_bytes)} a tile"
+    if matrix.sustained or matrix.synchronous != 1:
+        shares = ", ".join(f"{dtype} {float(share):.3g}" for dtype, share in matrix.sustained.items())
+        yield "", f"of its peak it sustains: {shares or 'all'}; by synchronous instructions {float(matrix.synchronous):.3g}"
     yield "vector", f"{vector.lanes} lanes a tile; lane-cycles: {lanes}"
     capacity = f"{size(sram.capacity_bytes)} a tile, {size(tiles.count * sram.capacity_bytes)} in all"
     yield "sram", f"{capacity}, {sram.banks} banks"

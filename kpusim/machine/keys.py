@@ -18,6 +18,7 @@ __all__ = ["MachineKey", "entries_of", "machine_keys", "machine_tables"]
 
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     "matrix.macs_per_cell": DTYPE_GROUPS["factor"],
+    "matrix.sustained": DTYPE_GROUPS["factor"],
     "vector.lane_cycles": VECTOR_CLASSES,
 }
 """What may stand in a value that is a table."""

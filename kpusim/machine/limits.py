@@ -8,4 +8,4 @@ __all__ = ["limits_of"]
 
 def limits_of(machine: Machine) -> Limits:
     """Tiles, DMA engines, queues of each and bytes of SRAM, for `isa.check.check_program`."""
-    return Limits(machine.tiles.count, machine.dma_engines, machine.dma.queues, machine.sram.capacity_bytes)
+    return Limits(machine.tiles.count, machine.dma_engines, machine.dma.queues, machine.tile_bytes)

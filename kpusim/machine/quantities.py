@@ -20,6 +20,7 @@ __all__ = [
     "Dimension",
     "MacRate",
     "PerCycle",
+    "Room",
     "RowRate",
     "Size",
     "Time",
@@ -55,6 +56,7 @@ class Dimension:
 
 COUNT = Dimension("count", (), "1", least=1)
 SIZE = Dimension("size", ("B",), "512 KiB", least=1)
+ROOM = Dimension("size", ("B",), "256 KiB")
 CLOCK = Dimension("clock", ("Hz",), "1 GHz", least=1)
 CYCLES = Dimension("time", ("cycles", "cycle", "s"), "64 cycles")
 TIME = Dimension("time", ("s", "cycles", "cycle"), "12 ns", physical=True)
@@ -66,6 +68,7 @@ ROW_RATE = Dimension("rate", ("row/cycle", "rows/cycle"), "1 row/cycle", positiv
 
 Count = Annotated[int, COUNT]  # at least 1
 Size = Annotated[int, SIZE]  # bytes, at least 1
+Room = Annotated[int, ROOM]  # bytes, of something that need not be there
 Clock = Annotated[int, CLOCK]  # Hz
 Cycles = Annotated[int, CYCLES]  # core-clock cycles, of logic on the core clock
 Time = Annotated[int, TIME]  # core-clock cycles, of something that does not speed up with the core clock
@@ -147,8 +150,8 @@ def text(value: int | Fraction, dimension: Dimension, clock_hz: int) -> str:
     """
     if dimension is MAC_RATE:
         return str(value)
-    if dimension is SIZE:
-        power = next(power for power in (4, 3, 2, 1, 0) if value % 1024**power == 0)
+    if dimension.name == SIZE.name:
+        power = next(power for power in (4, 3, 2, 1, 0) if value % 1024**power == 0) if value else 0
         return f"{int(value) // 1024**power} {['', 'Ki', 'Mi', 'Gi', 'Ti'][power]}B"
     if dimension is CLOCK:
         return f"{_decimal(Fraction(value, 10**9))} GHz"

@@ -6,7 +6,7 @@ from functools import cached_property
 from math import lcm
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from kpusim.machine.check import check
 from kpusim.machine.hbm import Hbm
@@ -17,6 +17,7 @@ from kpusim.machine.quantities import (
     Cycles,
     MacRate,
     PerCycle,
+    Room,
     RowRate,
     Size,
     Time,
@@ -73,6 +74,32 @@ class MatrixEngine:
             "that is not there cannot be multiplied."
         ),
     )
+    accumulators_bytes: Room = field(
+        default=0,
+        metadata=about(
+            "Memory beside the array (accumulators, registers) that buffers of a tile may use in addition to its SRAM, "
+            "behind whose addresses it lies; none where a file does not say it."
+        ),
+    )
+    sustained: Mapping[str, MacRate] = field(
+        factory=dict,
+        hash=False,
+        metadata=about(
+            "Share of that rate which the array keeps up over a long run, by dtype, where power or the issue of its "
+            "instructions limits it; 1 for a dtype that is not there. Peaks and roofs do not know it."
+        ),
+    )
+    synchronous: MacRate = field(
+        default=1,
+        metadata=about(
+            "Share of that rate which programs reach whose matrix instructions are of an older kind, fed through "
+            "registers and waited for one by one; 1 where a file does not say it. See `Machine.synchronous`."
+        ),
+    )
+
+    def pace(self, dtype: str) -> int | Fraction:
+        """Multiply-accumulates a cell and cycle that are kept up; of a dtype that can be multiplied."""
+        return whole(Fraction(self.macs_per_cell[dtype]) * self.sustained.get(dtype, 1))
 
 
 @frozen
@@ -221,6 +248,17 @@ class Machine:
     def dma_position(self, engine: int) -> tuple[int, int]:
         """Row and column of the tile where a DMA engine attaches to the network."""
         return engine_position(self, engine)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes that the buffers of a tile may take: its SRAM, and accumulators behind it."""
+        return self.sram.capacity_bytes + self.matrix.accumulators_bytes
+
+    @property
+    def synchronous(self) -> "Machine":
+        """The machine as programs see it whose matrix instructions are of the older, synchronous kind."""
+        rates = dict.fromkeys(self.matrix.macs_per_cell, self.matrix.synchronous)
+        return evolve(self, matrix=evolve(self.matrix, sustained=rates))
 
     @property
     def alignment_bytes(self) -> int:

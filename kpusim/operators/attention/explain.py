@@ -39,7 +39,7 @@ def choices(problem: Problem, machine: Machine, found: Found) -> tuple[tuple[str
             f"{teams} of {mapping.splits} x {width} tiles",
             "parts of the keys x tiles that share a stream of them",
         ),
-        ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
+        ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.tile_bytes} a tile"),
         ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"{estimate.parts['HBM']} cycles"),
         ("ceiling", *ceiling),
         (

@@ -61,7 +61,7 @@ def _best(problem: Problem, machine: Machine, variant: str) -> Found:
     if not weighed:
         raise UserError(
             "no block of this attention fits into the SRAM of a tile", where=machine.name,
-            found=f"{machine.sram.capacity_bytes} bytes",
+            found=f"{machine.tile_bytes} bytes",
         )  # fmt: skip
     weighed.sort(key=lambda item: item[1].cycles)
     near = [item for item in weighed if item[1].cycles <= weighed[0][1].cycles * (1 + SPARE)]
@@ -118,13 +118,13 @@ def _contradictions(
         yield (
             "its buffers do not fit into a tile's SRAM",
             mapping.sram_bytes(problem),
-            f"{machine.sram.capacity_bytes} bytes",
+            f"{machine.tile_bytes} bytes",
         )
 
 
 def _fits(mapping: Mapping, problem: Problem, machine: Machine) -> bool:
     needed = sram_bytes({**wanted(problem, mapping), **indices(problem, mapping)})
-    return needed <= machine.sram.capacity_bytes
+    return needed <= machine.tile_bytes
 
 
 def mappings(problem: Problem, machine: Machine) -> Iterator[Mapping]:

@@ -36,7 +36,7 @@ def choose(selection: Selection, machine: Machine) -> Mapping:
 
 def _in_pieces(one: Mapping, selection: Selection, machine: Machine) -> Mapping:
     """Rows longer than a slot, one by one in the largest pieces that fit."""
-    room = min(BLOCK_BYTES, machine.sram.capacity_bytes // one.slots) * 8 // (selection.fan * selection.bits)
+    room = min(BLOCK_BYTES, machine.tile_bytes // one.slots) * 8 // (selection.fan * selection.bits)
     for unit in (ROUNDING * 8 // selection.bits, selection.packed):
 
         def fits(units: int, unit: int = unit) -> bool:
@@ -46,12 +46,12 @@ def _in_pieces(one: Mapping, selection: Selection, machine: Machine) -> Mapping:
         if units:
             return evolve(one, columns=units * unit)
     needed = sram_bytes(selection.buffers(evolve(one, columns=selection.packed)))
-    found = f"{machine.sram.capacity_bytes} bytes"
+    found = f"{machine.tile_bytes} bytes"
     raise UserError("not an element fits into a tile's SRAM", where=machine.name, found=found, allowed=f"{needed}")
 
 
 def _fits(mapping: Mapping, selection: Selection, machine: Machine) -> bool:
-    return sram_bytes(selection.buffers(mapping)) <= machine.sram.capacity_bytes
+    return sram_bytes(selection.buffers(mapping)) <= machine.tile_bytes
 
 
 def _most(good: Callable[[int], bool], most: int) -> int:
@@ -84,5 +84,5 @@ def _contradictions(mapping: Mapping, selection: Selection, machine: Machine) ->
         whole = f", a multiple of {selection.packed}" if selection.packed > 1 else ""
         yield "no piece of a row", f"columns = {mapping.columns}", f"at most {selection.width}{whole}"
     needed = sram_bytes(selection.buffers(mapping))
-    if needed > machine.sram.capacity_bytes:
-        yield "its buffers do not fit into a tile's SRAM", f"{needed} bytes", f"at most {machine.sram.capacity_bytes}"
+    if needed > machine.tile_bytes:
+        yield "its buffers do not fit into a tile's SRAM", f"{needed} bytes", f"at most {machine.tile_bytes}"

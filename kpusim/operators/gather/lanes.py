@@ -136,7 +136,7 @@ class Lanes:
             ("block", f"{mapping.rows} x {mapping.columns}", f"{block} bytes; {whole}"),
             ("slots", str(mapping.slots), "blocks under way in a tile; one more of indices"),
             ("row", f"{selection.row_bytes} bytes", f"at least {asked} in accesses of {access}"),
-            ("SRAM", f"{needed} bytes", f"of {self.machine.sram.capacity_bytes} a tile"),
+            ("SRAM", f"{needed} bytes", f"of {self.machine.tile_bytes} a tile"),
         )
 
 

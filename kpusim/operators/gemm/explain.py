@@ -38,7 +38,7 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
         ("accumulators", str(mapping.accumulators), f"finished and stored in strips of {mapping.strip_rows} rows"),
         ("resident", mapping.resident.upper() or "none", kept[mapping.resident]),
         ("layout", layout, "as the tensors lie in HBM"),
-        ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
+        ("SRAM", f"{mapping.sram_bytes(problem)} bytes", f"of {machine.tile_bytes} a tile"),
         ("HBM traffic", f"{estimate.hbm_bytes} bytes", f"{estimate.hbm} cycles"),
         ("estimate", f"{estimate.cycles} cycles", longest),
         ("weighed", *(("nothing", "it is forced") if found.forced else (f"{len(found.weighed)} mappings", formulas))),

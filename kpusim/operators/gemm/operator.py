@@ -146,7 +146,7 @@ class Matmul:
     def io_bound_bytes(self, machine: Machine) -> int:
         """The larger of compulsory traffic and 2MNK/sqrt(S) words, S the words of all on chip (Hong & Kung 1981)."""
         word = DTYPE_BITS[self.dtype] // 8
-        words = (machine.tiles.count * machine.sram.capacity_bytes + machine.shared.bytes_on_chip) / word
+        words = (machine.tiles.count * machine.tile_bytes + machine.shared.bytes_on_chip) / word
         return max(self.compulsory_bytes, int(2 * self.macs / sqrt(words)) * word)
 
     def lower(

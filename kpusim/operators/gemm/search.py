@@ -48,7 +48,7 @@ def search(problem: Problem, machine: Machine) -> Found:
     if not weighed:
         raise UserError(
             "no block of this GEMM fits into the SRAM of a tile", where=machine.name,
-            found=f"{machine.sram.capacity_bytes} bytes", allowed="at least 256 bytes",
+            found=f"{machine.tile_bytes} bytes", allowed="at least 256 bytes",
         )  # fmt: skip
     weighed.sort(key=lambda item: item[1].cycles)
     best, estimate = _choose(weighed, problem)
@@ -73,8 +73,8 @@ def _contradictions(mapping: Mapping, problem: Problem, machine: Machine) -> Ite
     if mapping.tiles > machine.tiles.count:
         yield "the grid has more tiles than the machine", mapping.tiles, f"at most {machine.tiles.count}"
     needed = mapping.sram_bytes(problem)
-    if needed > machine.sram.capacity_bytes:
-        yield "its buffers do not fit into a tile's SRAM", f"{needed} bytes", f"at most {machine.sram.capacity_bytes}"
+    if needed > machine.tile_bytes:
+        yield "its buffers do not fit into a tile's SRAM", f"{needed} bytes", f"at most {machine.tile_bytes}"
     queues = QUEUES + bool(mapping.resident or mapping.grid_k > 1)
     if machine.dma.queues < queues:
         yield "DMA engines have too few queues", f"dma.queues = {machine.dma.queues}", f"at least {queues}"
@@ -122,7 +122,7 @@ def _outlines(problem: Problem, machine: Machine, fold: dict[str, int]) -> list[
         for block_m in _blocks(ceil_div(problem.longest, grid_m), fold["m"]):
             for block_n in _blocks(ceil_div(problem.n, grid_n), fold["n"]):
                 outline = grid_batch, grid_k, grid_m, grid_n, block_m, _whole_bytes(block_n, problem)
-                if _mapping(outline, shallowest).sram_bytes(problem) <= machine.sram.capacity_bytes:
+                if _mapping(outline, shallowest).sram_bytes(problem) <= machine.tile_bytes:
                     work, loads = _outline_cost(outline, problem, machine, timer)
                     outlines.append((max(work, int(loads / rate)), loads, outline))
     return outlines
@@ -143,7 +143,7 @@ def _outline_cost(outline: Outline, problem: Problem, machine: Machine, work: Ti
     _, grid_k, grid_m, grid_n, block_m, block_n = outline
     rounds_m, rounds_n = _mapping(outline, problem.k).rounds(problem)
     share = problem.a_bytes(block_m * ceil_div(problem.k, grid_n))
-    kept = share + block_m * block_n * ACCUMULATOR_BYTES <= machine.sram.capacity_bytes
+    kept = share + block_m * block_n * ACCUMULATOR_BYTES <= machine.tile_bytes
     a = problem.a_bytes(max(problem.batch, 1) * problem.m * problem.k) * (1 if kept else rounds_n)
     b = problem.b_bytes(problem.n * problem.k) * problem.lanes(grid_m * block_m)
     return rounds_m * rounds_n * work(block_m, block_n, ceil_div(problem.k, grid_k))[0], a + b
@@ -158,7 +158,7 @@ def _depths(outline: Outline, problem: Problem, machine: Machine, least: int) ->
             for block_k in _k_blocks(problem, outline[1], least):
                 for slots in (4, 3, 2):
                     mapping = _mapping(outline, block_k, slots, accumulators, resident)
-                    if mapping.sram_bytes(problem) <= machine.sram.capacity_bytes and _covers(mapping, problem):
+                    if mapping.sram_bytes(problem) <= machine.tile_bytes and _covers(mapping, problem):
                         yield mapping
                         found.add(block_k)
                 if len(found) == DEPTHS:

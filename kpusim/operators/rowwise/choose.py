@@ -61,7 +61,7 @@ def choose(work: Work, machine: Machine, mapping: Mapping | None = None) -> Foun
         least = min(_smallest(work), key=lambda each: each.sram_bytes(work)).sram_bytes(work)
         raise UserError(
             f"the smallest blocks of a {work.name} do not fit into the SRAM of a tile", found=f"{least} bytes",
-            allowed=f"{machine.sram.capacity_bytes} bytes on {machine.name}",
+            allowed=f"{machine.tile_bytes} bytes on {machine.name}",
         )  # fmt: skip
     weighed.sort(key=lambda pair: pair[1].cycles)
     near = [pair for pair in weighed if pair[1].cycles <= NEAR * weighed[0][1].cycles]
@@ -95,10 +95,10 @@ def _check(mapping: Mapping, work: Work, machine: Machine) -> None:
         raise UserError("not as many pieces each", where="column_tiles", found=mapping.column_tiles, allowed=allowed)
     if mapping.tiles > machine.tiles.count:
         raise UserError("more tiles than the machine has", found=mapping.tiles, allowed=f"up to {machine.tiles.count}")
-    if mapping.sram_bytes(work) > machine.sram.capacity_bytes:
+    if mapping.sram_bytes(work) > machine.tile_bytes:
         raise UserError(
             "the mapping does not fit into the SRAM of a tile", found=f"{mapping.sram_bytes(work)} bytes",
-            allowed=f"{machine.sram.capacity_bytes} bytes",
+            allowed=f"{machine.tile_bytes} bytes",
         )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def _first_that_fits(bare: Mapping, work: Work, machine: Machine, pairs: list[tu
     for slots, out_slots in pairs:
         for staying in dict.fromkeys((pieces, min(2, pieces), 1)) if columns else (1,):
             each = evolve(bare, slots=slots, out_slots=out_slots, column_slots=staying)
-            if each.sram_bytes(work) <= machine.sram.capacity_bytes:
+            if each.sram_bytes(work) <= machine.tile_bytes:
                 yield each
                 return
 
@@ -186,7 +186,7 @@ def explained(work: Work, machine: Machine, found: Found) -> tuple[tuple[str, st
         ("block", f"{mapping.block_rows} x {mapping.block_columns}", f"{steps} blocks a tile, of {pieces} pieces each"),
         ("pieces", once, "whole rows" if mapping.block_columns == work.columns else "columns in pieces"),
         ("slots", f"{mapping.slots} + {mapping.out_slots}", "of each operand + of each result"),
-        ("SRAM", f"{mapping.sram_bytes(work)} bytes", f"of {machine.sram.capacity_bytes} a tile"),
+        ("SRAM", f"{mapping.sram_bytes(work)} bytes", f"of {machine.tile_bytes} a tile"),
         ("HBM traffic", f"{cost_.hbm_bytes} bytes", f"{cost_.parts['hbm']} cycles"),
         ("estimate", f"{cost_.cycles} cycles", f"{cost_.longest} takes longest: {cost_.parts[cost_.longest]}"),
         ("weighed", *weighed),
