@@ -54,8 +54,8 @@ def matmul_array_timer(machine: Machine, dtype: str) -> Timer:
     """The function (m, n, k) -> (cycles, drain) of a matmul instruction with factors of `dtype` in the array alone.
 
     What a fold keeps is shifted in for `load` cycles (R for factors, 0 for results), and `steps` stream the rest:
-    ceil(size * depth / rate), `depth` being what a cell keeps along K (see `fold_sizes`) and `rate` its pace, macs_per_cell
-    as far as it is sustained.
+    ceil(size * depth / rate), `depth` being what a cell keeps along K (see `fold_sizes`) and `rate` its macs_per_cell
+    as far as they are sustained.
     The fold's last result is visible load + R + C + steps - 2 cycles from its start, R + C - 2 of them the skew of
     the operands. Folds that do not overlap follow each other after that time, and nothing is left to drain. At a
     rate of 1 (SCALE-Sim, Samajdar et al., arXiv:1811.02883; its version 3.0.0 reports one cycle less in all, the number

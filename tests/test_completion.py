@@ -79,7 +79,7 @@ def completed(*words, kind=ShellComplete):
         (("trace", "top", "none/"), set()),
         (("regress", ""), {"m.toml", "sub/"}),
         (("explain", "matr"), {"matrix"} | {each.strip("=") for each in KEYS if each.startswith("matr")}
-         | {"matrix.macs_per_cell", "matrix"}),
+         | {"matrix.macs_per_cell", "matrix.sustained", "matrix"}),
         (("explain", "barr"), {"barrier"}),
         (("explain", "dma", "-m", "kpu-t"), {"kpu-tiny"}),
         (("completion", ""), {"bash", "zsh", "fish"}),

@@ -27,12 +27,14 @@ FLOORS = {
     "plan": 4,
     "function": 4,
     "simulate": 4.1,
+    "recipes": 4.2,
     "trace": 5,
     "report": 6,
     "golden": 6,
     "api": 6.1,
     "fuzz": 6.1,
     "bench": 6.2,
+    "validate": 6.2,
     "pytest_plugin": 7,
     "cli": 7,
     "__main__": 8,
@@ -40,7 +42,7 @@ FLOORS = {
 # Library -> the rooms that may import it.
 LIBRARIES = {
     "simpy": {"engines", "simulate", "bench"}, "h5py": {"trace"}, "click": {"cli"}, "rich": {"cli", "report"},
-    "tomlkit": {"golden"}, "pytest": {"pytest_plugin"}, "matplotlib": {"report"},
+    "tomlkit": {"golden"}, "pytest": {"pytest_plugin"}, "matplotlib": {"report", "validate"},
 }  # fmt: skip
 LINES = 400
 

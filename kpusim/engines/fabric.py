@@ -37,7 +37,6 @@ from kpusim.machine import Machine
 __all__ = ["Account", "Barrier", "Fabric", "Span", "Watcher", "causes_of", "program_signals"]
 
 
-
 class Watcher(Protocol):
     """Follows the data of a run in plain mode; called in time order, a step being the key of all its calls."""
 

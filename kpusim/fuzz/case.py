@@ -55,9 +55,7 @@ def _quoted(word: str) -> str:
     return word if _BARE.fullmatch(word) else '"' + re.sub(r'(["\\$`])', r"\\\1", word) + '"'
 
 
-def draw_case(
-    seed: str, families: Sequence[str], machines: Sequence[str] = PRESETS, sets: Sequence[str] = ()
-) -> Case:
+def draw_case(seed: str, families: Sequence[str], machines: Sequence[str] = PRESETS, sets: Sequence[str] = ()) -> Case:
     """The case of that seed, with `sets` behind the changes drawn. What it draws may be refused by checks."""
     random = Random(seed)
     operator = FAMILIES[random.choice(families)].draw(random)

@@ -105,7 +105,7 @@ def _engines(machine: Machine) -> Iterator[Impossible]:
         yield Impossible("several chips cannot be simulated", ("chips",), allowed="1")
     macs, lanes = machine.matrix.macs_per_cell, machine.vector.lane_cycles
     yield from _keys(macs, DTYPE_GROUPS["factor"], ("matrix", "macs_per_cell"))
-    yield from _keys(machine.matrix.sustained, macs, ("matrix", "sustained"))
+    yield from _keys(machine.matrix.sustained, [*macs], ("matrix", "sustained"))
     yield from _keys(lanes, VECTOR_CLASSES, ("vector", "lane_cycles"))
     if not macs:
         yield Impossible("no dtype can be multiplied", ("matrix", "macs_per_cell"), allowed=DTYPE_GROUPS["factor"])

@@ -109,7 +109,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "", f"accumulators of {size(matrix.accumulators_bytes)} a tile"
     if matrix.sustained or matrix.synchronous != 1:
         shares = ", ".join(f"{dtype} {float(share):.3g}" for dtype, share in matrix.sustained.items())
-        yield "", f"of its peak it sustains: {shares or 'all'}; by synchronous instructions {float(matrix.synchronous):.3g}"
+        yield "", f"sustained share: {shares or 'all'}; synchronous {float(matrix.synchronous):.3g}"
     yield "vector", f"{vector.lanes} lanes a tile; lane-cycles: {lanes}"
     capacity = f"{size(sram.capacity_bytes)} a tile, {size(tiles.count * sram.capacity_bytes)} in all"
     yield "sram", f"{capacity}, {sram.banks} banks"

@@ -33,9 +33,7 @@ class Hbm:
     row_activate_cycles: Time = field(metadata=about("tRCD: from opening a row to the first column command."))
     precharge_cycles: Time = field(metadata=about("tRP: closing a row before another of its bank is opened."))
     read_cycles: Time = field(metadata=about("CL + BL: from a column command to the end of its burst."))
-    activate_gap_cycles: Time = field(
-        metadata=about("tRRD: the least time between openings of two rows of a channel.")
-    )
+    activate_gap_cycles: Time = field(metadata=about("tRRD: the least time between openings of two rows of a channel."))
     refresh_interval_cycles: Time = field(metadata=about("tREFI: from one refresh to the next."))
     refresh_cycles: Time = field(metadata=about("tRFC: what a refresh takes, while the channel moves nothing."))
     controller_cycles: Time = field(

@@ -217,6 +217,13 @@ class FrontEnd:
         metadata=about("Launches that may be under way at once: the next is called while earlier ones run.")
     )
     barrier_cycles: Cycles = field(metadata=about("Time from the last arrival at a barrier to everybody's release."))
+    host_cycles: Time = field(
+        default=0,
+        metadata=about(
+            "Least time between two launches that the host makes one by one, not as a graph or queue prepared before. "
+            "Only measurements taken so know it (`kpusim validate`); 0 where a file does not say it."
+        ),
+    )
 
 
 @frozen(cache_hash=True)

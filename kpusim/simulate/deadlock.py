@@ -18,6 +18,7 @@ class Stuck(Protocol):
     """A queue that has not come to its end: what it waits for (None: the barrier), and the pc where."""
 
     unit: int
+
     @property
     def pc(self) -> int:
         """The instruction at which it waits."""

@@ -1,0 +1,59 @@
+"""Kernels: what one launch of a library's kernel is here, an operator with the mapping that it is lowered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from attrs import field, frozen
+
+from kpusim.operators import Operator
+from kpusim.recipes.row import Row
+
+__all__ = ["Kernel", "Recipe", "sampled"]
+
+
+@frozen
+class Kernel:
+    """One launch, `times` in a row; its operator, lowered as `mapping` says, or None for a kernel that does nothing.
+
+    synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). eager: the host launches it by
+    itself, outside a graph. What is too long to be simulated is told by two shorter runs of it: its cycles are those of
+    `operator` and, `rounds` times, what `longer` takes more.
+    """
+
+    operator: Operator | None
+    mapping: Any = None
+    synchronous: bool = False
+    times: int = 1
+    eager: bool = False
+    longer: Operator | None = None
+    rounds: Fraction = Fraction(0)
+
+
+@frozen
+class Recipe:
+    """How rows of a family ran that `applies` to: `kernels` of a row. reason: why so; source: where that is from.
+
+    Both functions raise UserError for parameters that are missing or impossible.
+    """
+
+    name: str
+    family: str
+    about: str
+    reason: str
+    source: str
+    applies: Callable[[Row], bool] = field(repr=False)
+    kernels: Callable[[Row], Sequence[Kernel]] = field(repr=False)
+
+
+def sampled(make: Callable[[int], Operator], rounds: int, most: int, **options: Any) -> Kernel:
+    """The kernel of `make(rounds)`; where that is more than `most`, as `make(most // 2)` and `make(most)` tell it.
+
+    make: the operator of so many equal rounds, each as long as the next but for the first few. options: of `Kernel`.
+    """
+    if rounds <= most:
+        return Kernel(make(rounds), **options)
+    short = most // 2
+    return Kernel(make(short), longer=make(most), rounds=Fraction(rounds - short, most - short), **options)

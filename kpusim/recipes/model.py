@@ -1,0 +1,9 @@
+"""Recipes of family model."""
+
+from __future__ import annotations
+
+from kpusim.recipes.kernel import Recipe
+
+__all__ = ["RECIPES"]
+
+RECIPES: tuple[Recipe, ...] = ()

@@ -1,0 +1,46 @@
+"""A row of measurements as recipes see it: what was run, not how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import field, frozen
+
+from kpusim.errors import UserError
+
+__all__ = ["Row"]
+
+
+@frozen
+class Row:
+    """What was run: an operator of a family with its parameters. where: its place in a file, for messages."""
+
+    family: str
+    params: Mapping[str, object] = field(hash=False)
+    dtype: str = "bf16"
+    where: str = field(default="row", eq=False)
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """A parameter that is a whole number above 0, or `default` where it is not there. Raises UserError."""
+        found = self.params.get(name, default)
+        if type(found) is not int or found < 1:
+            raise self._wrong(name, found, "a whole number of at least 1")
+        return found
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is 0 or 1, or true or false; 0 where it is not there. Raises UserError."""
+        found = self.params.get(name, 0)
+        if found not in (0, 1):
+            raise self._wrong(name, found, "0 or 1")
+        return bool(found)
+
+    def word(self, name: str, allowed: Sequence[str]) -> str:
+        """A parameter that is one of some words. Raises UserError."""
+        found = self.params.get(name)
+        if not isinstance(found, str) or found not in allowed:
+            raise self._wrong(name, found, allowed)
+        return found
+
+    def _wrong(self, name: str, found: object, allowed: Sequence[str] | str) -> UserError:
+        problem = "missing" if found is None else "cannot be"
+        return UserError(problem, where=f"{self.where}: params.{name}", found=found, allowed=allowed)
