@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from kpusim.machine import Machine
 from kpusim.operators import Operator
 from kpusim.recipes.row import Row
 
@@ -45,7 +46,7 @@ class Recipe:
     reason: str
     source: str
     applies: Callable[[Row], bool] = field(repr=False)
-    kernels: Callable[[Row], Sequence[Kernel]] = field(repr=False)
+    kernels: Callable[[Row, Machine], Sequence[Kernel]] = field(repr=False)
 
 
 def sampled(make: Callable[[int], Operator], rounds: int, most: int, **options: Any) -> Kernel:

@@ -19,11 +19,11 @@ RECIPES = (
         "launch-graph", "launch", "one of n empty kernels in a graph",
         "the device starts each kernel of a graph when the one before has ended",
         "CUDA graphs, CUDA C++ Programming Guide",
-        lambda row: _kind("graph", row), lambda row: (Kernel(None),),
+        lambda row: _kind("graph", row), lambda row, machine: (Kernel(None),),
     ),
     Recipe(
         "launch-eager", "launch", "one of n empty kernels that the host launches one by one",
         "the host's call takes longer than the kernel, so that its time is what counts", "shared truth: row `eager`",
-        lambda row: _kind("eager", row), lambda row: (Kernel(None, eager=True),),
+        lambda row: _kind("eager", row), lambda row, machine: (Kernel(None, eager=True),),
     ),
 )  # fmt: skip

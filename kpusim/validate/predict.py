@@ -54,7 +54,7 @@ def predict(
     Raises UserError for a row that no recipe applies to, or that the machine cannot run.
     """
     found = [(recipe_of(row), row) for row in rows]
-    kernels = [(recipe, tuple(recipe.kernels(row))) for recipe, row in found]
+    kernels = [(recipe, tuple(recipe.kernels(row, machine))) for recipe, row in found]
     distinct = list(dict.fromkeys(evolve(kernel, times=1) for _, each in kernels for kernel in each))
     timed = map_in_order(_Timer(machine), distinct, jobs, begins)
     memo = dict(zip(distinct, timed, strict=True))
