@@ -24,6 +24,7 @@ COMMANDS = {
     "disasm": "Print the text of an assembled program.",
     "machine": "List, draw and check machines.",
     "hbm": "Measure memory: one channel burst by burst, or a sweep of all.",
+    "validate": "Hold predictions against measured rows.",
     "trace": "Look into a trace file.",
     "regress": "Compare a suite's cycle counts with its golden ones.",
     "compare": "Compare variants of machines on one workload or operator.",

@@ -19,6 +19,7 @@ __all__ = [
     "machine_lists",
     "machine_sets",
     "operators",
+    "recipe_families",
     "variant_sets",
     "workloads",
 ]
@@ -92,6 +93,13 @@ def workloads(ctx: Context, param: Parameter, incomplete: str) -> list[Completio
 def families(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Names of families of operators."""
     from kpusim.operators import FAMILIES
+
+    return _beginning(FAMILIES, incomplete)
+
+
+def recipe_families(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Names of families of measured rows."""
+    from kpusim.recipes.table import FAMILIES
 
     return _beginning(FAMILIES, incomplete)
 

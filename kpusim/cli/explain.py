@@ -14,7 +14,7 @@ from kpusim.cli.options import json_option
 if TYPE_CHECKING:
     from kpusim.report.glossary import Entry
 
-__all__ = ["command"]
+__all__ = ["command", "entry_lines"]
 
 
 @click.command(short_help="Say what an operator, a stall, an instruction or a machine key is.")
@@ -52,7 +52,7 @@ def command(word: str | None, machine: str | None, as_json: bool) -> None:
         data = [{"name": e.name, "kind": e.kind, "text": e.text, "facts": dict(e.facts)} for e in found]
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
     else:
-        click.echo("\n\n".join("\n".join(_lines(entry)) for entry in found))
+        click.echo("\n\n".join("\n".join(entry_lines(entry)) for entry in found))
 
 
 def _list(as_json: bool) -> None:
@@ -71,8 +71,8 @@ def _list(as_json: bool) -> None:
         click.echo(click.wrap_text(", ".join(names), width, "  ", "  "))
 
 
-def _lines(entry: Entry) -> Iterator[str]:
-    """One entry as text."""
+def entry_lines(entry: Entry) -> Iterator[str]:
+    """One entry as text, in lines as wide as the terminal."""
     width = _width()
     yield f"{entry.name}: {entry.kind}"
     yield click.wrap_text(entry.text, width, "  ", "  ", preserve_paragraphs=True)

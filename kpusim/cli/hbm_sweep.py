@@ -23,16 +23,16 @@ MACHINE = "kpu-datacenter"
 
 def run(options: dict[str, Any], writes: Fraction, as_json: bool) -> None:
     """Sweeps, prints tables or JSON, and draws where there is an output. stride, span: None where not given."""
-    from kpusim.errors import UserError
     from kpusim.files import atomic_path
     from kpusim.machine import load_machine
-    from kpusim.report.sweep import SUFFIXES, draw_sweep
+    from kpusim.report.picture import check_picture
+    from kpusim.report.sweep import draw_sweep
     from kpusim.streams.sweep import STEPS, STRIDE, sweep
 
     output: Path | None = options["output"]
     keep(output, options["machine"])
-    if output is not None and output.suffix.lower() not in SUFFIXES:
-        raise UserError("not a kind of picture", where=f"-o {output}", found=output.suffix, allowed=SUFFIXES)
+    if output is not None:
+        check_picture(output, "-o")
     machine = load_machine(options["machine"] or MACHINE, options["sets"])
     stride = STRIDE if options["stride"] is None else size_bytes(options["stride"], "--stride")
     span = None if options["span"] is None else size_bytes(options["span"], "--span")

@@ -19,9 +19,10 @@ from kpusim.operators import FAMILIES
 from kpusim.operators.describe import describe
 from kpusim.operators.fusion import RULES
 from kpusim.plan.spec import BOUNDARIES
+from kpusim.recipes.table import RECIPES
 from kpusim.report.catalogue import port_text, run_line
 
-__all__ = ["ACCOUNTS", "Entry", "entries", "explain"]
+__all__ = ["ACCOUNTS", "Entry", "entries", "explain", "recipe_entries"]
 
 ACCOUNTS = {
     "busy": "is occupied: the array, the lanes, or the DMA engine by this queue",
@@ -64,7 +65,10 @@ def explain(word: str, machine: str | None = None) -> list[Entry]:
 @cache
 def entries() -> tuple[Entry, ...]:
     """Everything that can be asked, kind by kind."""
-    return (*_operators(), *_boundaries(), *_stalls(), *_instructions(), *_classes(), *_dtypes(), *_tables(), *_keys())
+    return (
+        *_operators(), *_boundaries(), *_stalls(), *_instructions(), *_classes(), *_dtypes(), *_tables(), *_keys(),
+        *recipe_entries(),
+    )  # fmt: skip
 
 
 def _operators() -> Iterator[Entry]:
@@ -145,6 +149,13 @@ def _keys() -> Iterator[Entry]:
         yield Entry(key.name, "machine key", key.about, (("takes", key.takes),), words, key)
         for name in entries_of(key):
             yield Entry(name, "machine key", key.about, key=_entry(key.name, name.rpartition(".")[2]))
+
+
+def recipe_entries() -> Iterator[Entry]:
+    """The recipes that measured rows run by."""
+    for recipe in RECIPES:
+        facts = (("because", recipe.reason), ("source", recipe.source))
+        yield Entry(recipe.name, f"recipe for measured rows of {recipe.family}", recipe.about, facts)
 
 
 def _entry(name: str, entry: str) -> MachineKey | None:

@@ -7,45 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kpusim.machine.quantities import SIZE, text
+from kpusim.report.picture import COLOURS, picture
 from kpusim.streams.requests import PATTERNS
 from kpusim.streams.sweep import ASKED, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SUFFIXES", "draw_sweep"]
+__all__ = ["draw_sweep"]
 
-SUFFIXES = (".svg", ".png", ".pdf")
-COLOURS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7")  # chosen: Okabe and Ito's, told apart by the colour-blind, too
 MARKS = ("o", "s", "^", "D")
-STYLE = {
-    "svg.hashsalt": "kpusim",  # the same input, the same bytes
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
-UNDATED = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
 
 
 def draw_sweep(sweep: Sweep, path: Path, suffix: str) -> None:
-    """Draws latency against load, and bandwidth against the size of accesses, to `path` as of `SUFFIXES`.
+    """Draws latency against load, and bandwidth against the size of accesses, to `path`, a picture as of `suffix`.
 
     Lines are the simulator's own level; marks the reference, where it was asked. The same sweep gives the same bytes.
     """
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    with style.context(["default", STYLE]):
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
+    with picture(path, suffix, (9, 3.8)) as figure:
         figure.suptitle(_title(sweep), parse_math=False)
         left, right = figure.subplots(1, 2)
         _latency(left, sweep)
         _bandwidth(right, sweep)
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-        figure.savefig(path, format=suffix[1:], dpi=150, metadata=UNDATED[suffix])
 
 
 def _title(sweep: Sweep) -> str:
@@ -78,7 +62,7 @@ def _bandwidth(axes: Axes, sweep: Sweep) -> None:
 
 
 def _looks() -> list[dict[str, Any]]:
-    return [{"color": colour, "marker": mark} for colour, mark in zip(COLOURS, MARKS, strict=True)]
+    return [{"color": colour, "marker": mark} for colour, mark in zip(COLOURS, MARKS, strict=False)]
 
 
 def _line(axes: Axes, label: str, look: dict[str, Any], points: Sequence[tuple[float, float, float | None]]) -> None:

@@ -9,17 +9,21 @@ import numpy as np
 from attrs import evolve, frozen
 
 from kpusim.engines.stalls import CAUSES
+from kpusim.errors import UserError
 from kpusim.machine import Machine
 from kpusim.operators import Operator
 from kpusim.plan import operator_plan
 from kpusim.processes import map_in_order
-from kpusim.recipes.kernel import Kernel
+from kpusim.recipes.kernel import Kernel, Recipe
 from kpusim.recipes.row import Row
 from kpusim.recipes.table import recipe_of
 from kpusim.simulate.run import Run
 from kpusim.simulate.workload import Options, run_plans
 
-__all__ = ["CHUNK_BYTES", "Prediction", "Timed", "predict", "time_kernel"]
+__all__ = [
+    "CHUNK_BYTES", "Launches", "Prediction", "Timed", "distinct_kernels", "launches_of", "predict", "predictions",
+    "time_kernel",
+]  # fmt: skip
 
 CHUNK_BYTES = 16384
 
@@ -46,29 +50,76 @@ class Prediction:
     breakdown: Breakdown
 
 
-def predict(
-    rows: Sequence[Row], machine: Machine, jobs: int = 1, begins: Callable[[Kernel], object] = lambda kernel: None
-) -> list[Prediction]:
-    """A prediction for each row, from so many processes; `begins` is called with each kernel when its turn comes.
+@frozen
+class Launches:
+    """What a row of measurements runs as: kernels of a recipe, one behind the other."""
 
-    Raises UserError for a row that no recipe applies to, or that the machine cannot run.
+    recipe: Recipe
+    kernels: tuple[Kernel, ...]
+
+
+def launches_of(row: Row, machine: Machine) -> Launches:
+    """By the first recipe that applies. Raises UserError, naming the row, where none does or it is impossible."""
+    try:
+        recipe = recipe_of(row)
+        return Launches(recipe, tuple(recipe.kernels(row, machine)))
+    except UserError as error:
+        if str(error).startswith(row.where):
+            raise
+        raise UserError(str(error), where=row.where) from error
+
+
+def distinct_kernels(launches: Iterable[Launches]) -> list[Kernel]:
+    """Each that must be simulated, once."""
+    return list(dict.fromkeys(_once(kernel) for each in launches for kernel in each.kernels))
+
+
+def predictions(
+    launches: Sequence[Launches], machine: Machine, jobs: int, begins: Callable[[Kernel], object]
+) -> list[Prediction | UserError]:
+    """A prediction for each, from so many processes; an error where the machine cannot run one of the kernels.
+
+    begins: called with each of the `distinct_kernels` when its turn comes.
     """
-    found = [(recipe_of(row), row) for row in rows]
-    kernels = [(recipe, tuple(recipe.kernels(row, machine))) for recipe, row in found]
-    distinct = list(dict.fromkeys(evolve(kernel, times=1) for _, each in kernels for kernel in each))
-    timed = map_in_order(_Timer(machine), distinct, jobs, begins)
-    memo = dict(zip(distinct, timed, strict=True))
-    return [_prediction(recipe.name, each, memo, machine) for recipe, each in kernels]
+    distinct = distinct_kernels(launches)
+    timed = dict(zip(distinct, map_in_order(_Timer(machine), distinct, jobs, begins), strict=True))
+    found: list[Prediction | UserError] = []
+    for each in launches:
+        memo, refused = dict[Kernel, Timed](), list[UserError]()
+        for kernel in map(_once, each.kernels):
+            match timed[kernel]:
+                case UserError() as error:
+                    refused.append(error)
+                case Timed() as known:
+                    memo[kernel] = known
+        found.append(refused[0] if refused else _prediction(each.recipe.name, each.kernels, memo, machine))
+    return found
+
+
+def predict(rows: Sequence[Row], machine: Machine, jobs: int = 1) -> list[Prediction]:
+    """A prediction for each row. Raises UserError for one that no recipe applies to, or that the machine cannot run."""
+    found = predictions([launches_of(row, machine) for row in rows], machine, jobs, lambda kernel: None)
+    for row, each in zip(rows, found, strict=True):
+        if isinstance(each, UserError):
+            raise UserError(str(each), where=row.where)
+    return [each for each in found if isinstance(each, Prediction)]
+
+
+def _once(kernel: Kernel) -> Kernel:
+    return evolve(kernel, times=1)
 
 
 @frozen
 class _Timer:
-    """`time_kernel` on one machine, as processes take it."""
+    """`time_kernel` on one machine, as processes take it; its UserError is returned."""
 
     machine: Machine
 
-    def __call__(self, kernel: Kernel) -> Timed:
-        return time_kernel(kernel, self.machine)
+    def __call__(self, kernel: Kernel) -> Timed | UserError:
+        try:
+            return time_kernel(kernel, self.machine)
+        except UserError as error:
+            return error
 
 
 def time_kernel(kernel: Kernel, machine: Machine) -> Timed:
@@ -111,9 +162,9 @@ def _breakdown(runs: Iterable[Run]) -> Breakdown:
 def _prediction(recipe: str, kernels: tuple[Kernel, ...], memo: Mapping[Kernel, Timed], machine: Machine) -> Prediction:
     def cycles(kernel: Kernel) -> Fraction:
         start = machine.front_end.host_cycles if kernel.eager else machine.front_end.launch_cycles
-        return kernel.times * (start + memo[evolve(kernel, times=1)].cycles)
+        return kernel.times * (start + memo[_once(kernel)].cycles)
 
     longest = max(kernels, key=cycles)
     us = float(sum(map(cycles, kernels)) / machine.clock_hz * 10**6)
     launches = sum(kernel.times for kernel in kernels)
-    return Prediction(recipe, us, launches, longest, memo[evolve(longest, times=1)].breakdown)
+    return Prediction(recipe, us, launches, longest, memo[_once(longest)].breakdown)
