@@ -21,8 +21,8 @@ from kpusim.simulate.run import Run
 from kpusim.simulate.workload import Options, run_plans
 
 __all__ = [
-    "CHUNK_BYTES", "Launches", "Prediction", "Timed", "distinct_kernels", "launches_of", "predict", "predictions",
-    "time_kernel",
+    "CHUNK_BYTES", "Launches", "Prediction", "Timed", "distinct_kernels", "launches_of", "microseconds", "predict",
+    "predictions", "time_kernel",
 ]  # fmt: skip
 
 CHUNK_BYTES = 16384
@@ -159,12 +159,21 @@ def _breakdown(runs: Iterable[Run]) -> Breakdown:
     return {name: each / cycles for name, each in total.items()}
 
 
-def _prediction(recipe: str, kernels: tuple[Kernel, ...], memo: Mapping[Kernel, Timed], machine: Machine) -> Prediction:
-    def cycles(kernel: Kernel) -> Fraction:
-        start = machine.front_end.host_cycles if kernel.eager else machine.front_end.launch_cycles
-        return kernel.times * (start + memo[_once(kernel)].cycles)
+def microseconds(kernels: Iterable[Kernel], timed: Mapping[Kernel, Timed], machine: Machine) -> float:
+    """What kernels take one behind the other, their launches included. timed: each of them, as launched once."""
+    return float(sum(_launched(kernel, timed, machine) for kernel in kernels) / machine.clock_hz * 10**6)
 
-    longest = max(kernels, key=cycles)
-    us = float(sum(map(cycles, kernels)) / machine.clock_hz * 10**6)
+
+def _launched(kernel: Kernel, timed: Mapping[Kernel, Timed], machine: Machine) -> Fraction:
+    """Cycles of a kernel as often as it is launched."""
+    start = machine.front_end.host_cycles if kernel.eager else machine.front_end.launch_cycles
+    return kernel.times * (start + timed[_once(kernel)].cycles)
+
+
+def _prediction(
+    recipe: str, kernels: tuple[Kernel, ...], timed: Mapping[Kernel, Timed], machine: Machine
+) -> Prediction:
+    longest = max(kernels, key=lambda kernel: _launched(kernel, timed, machine))
+    us = microseconds(kernels, timed, machine)
     launches = sum(kernel.times for kernel in kernels)
-    return Prediction(recipe, us, launches, longest, memo[_once(longest)].breakdown)
+    return Prediction(recipe, us, launches, longest, timed[_once(longest)].breakdown)
