@@ -1,0 +1,398 @@
+"""Predictions against measured rows: files, scores, what is simulated, the picture; and the command."""
+
+import csv
+import io
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+from kpusim.cli import main
+from kpusim.errors import UserError
+from kpusim.machine import load_machine
+from kpusim.operators import make_operator
+from kpusim.recipes import table
+from kpusim.recipes.kernel import Kernel, Recipe
+from kpusim.validate import predict as predicting
+from kpusim.validate import validation
+from kpusim.validate.scatter import draw_scatter
+from kpusim.validate.score import score, spearman
+from kpusim.validate.truth import read_truth, write_predictions
+from kpusim.validate.validation import Question
+
+PUBLIC = Path(__file__).parent / "data" / "h200_public.csv"
+GRAPH, EAGER = '"{""kind"": ""graph"", ""n"": 9}"', '"{""kind"": ""eager"", ""n"": 9}"'
+H200 = load_machine("h200")
+LAUNCH, HOST = (
+    float(cycles / H200.clock_hz * 10**6) for cycles in (H200.front_end.launch_cycles, H200.front_end.host_cycles)
+)
+
+ADD = make_operator("add(rows=4, columns=64)")
+WIDER = make_operator("add(rows=8, columns=64)")
+
+
+def toy(family, name, *kernels):
+    """A recipe for rows of a family whose kind is its name."""
+    return Recipe(
+        name, family, f"{name}, a toy", "to be tested", "nowhere",
+        lambda row: row.word("kind", ("add", "two", "layers")) == name, lambda row, machine: kernels,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Two families of toys, of which one is of decoders; and the kernels that are simulated: 100 cycles for a row."""
+    recipes = (
+        toy("ops", "add", Kernel(ADD)),
+        toy("ops", "two", Kernel(ADD, times=3), Kernel(WIDER)),
+        toy("model", "layers", Kernel(WIDER, times=10)),
+    )
+    seen = []
+
+    def time_kernel(kernel, machine):
+        seen.append(kernel)
+        rows = kernel.operator.dimensions["rows"]
+        return predicting.Timed(Fraction(100 * rows), {"dma memory": 0.5, "vector busy": rows / 100, "dma idle": 0.2})
+
+    monkeypatch.setattr(table, "RECIPES", recipes)
+    for module in table, validation:
+        monkeypatch.setattr(module, "FAMILIES", ("ops", "model"))
+    monkeypatch.setattr(predicting, "time_kernel", time_kernel)
+    return seen
+
+
+def us(*launches):
+    """Microseconds of launches of so many rows, as toys take them."""
+    return sum(LAUNCH + 100 * rows / float(H200.clock_hz) * 10**6 for rows in launches)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes lines to a file."""
+
+    def write(*lines, text=None):
+        path = tmp_path / "truth.csv"
+        path.write_bytes(("\n".join(lines) + "\n" if text is None else text).encode())
+        return path
+
+    return write
+
+
+def toy_lines(*rows):
+    return "family,params,dtype,us", *(f'{family},"{{""kind"": ""{kind}""}}",bf16,{us}' for family, kind, us in rows)
+
+
+def answered(path, jobs=1):
+    return Question.of(read_truth(path).rows, H200).answer(jobs)
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_rank_correlation_of_ties_by_hand():
+    """Ranks 1, 2.5, 2.5, 4 and 1, 2, 4, 3: deviations from 2.5 give 3 / sqrt(4.5 * 5)."""
+    assert spearman([1, 2, 2, 4], [10, 20, 30, 25]) == pytest.approx(3 / math.sqrt(22.5))
+
+
+def test_rank_correlation_knows_order_only():
+    assert spearman([1, 2, 3], [1, 10, 1e9]) == pytest.approx(1)
+    assert spearman([1, 2, 3], [9, 8, -7]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("values", [([], []), ([1], [2]), ([1, 1], [1, 2]), ([1, 2], [3, 3])])
+def test_rank_correlation_is_not_always_defined(values):
+    assert spearman(*values) is None
+
+
+def test_scores_by_hand():
+    found = score([10, 10, 20, 100], [9, 13, 20, 150])  # errors of 10, 30, 0 and 50 %
+    assert (found.rows, found.mape_percent, found.median_percent) == (4, pytest.approx(22.5), pytest.approx(20))
+    assert score([], []).mape_percent is None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_public_file_is_read():
+    truth = read_truth(PUBLIC)
+    assert len(truth.rows) == 148
+    first = truth.rows[0]
+    assert (first.line, first.row.family, first.row.params, first.row.dtype) == (
+        2,
+        "gemm",
+        {"M": 256, "N": 256, "K": 256},
+        "bf16",
+    )
+    assert (first.us, first.overhead_us) == (2.8127, 0)
+    assert truth.rows[-1].line == 149
+
+
+def test_other_columns_orders_and_endings(file):
+    text = (
+        "\ufeffdtype,note,us,family,params,overhead_us\r\n"
+        f'bf16,"two\r\nlines",3.5,launch,{GRAPH},\r\n'
+        "\r\n"
+        f'fp8,"a ""b""",,launch,{EAGER},2.5\r\n'
+        f" bf16 ,,1,launch,{EAGER}\r\n"
+    )
+    truth = read_truth(file(text=text))
+    assert [(each.line, each.row.dtype, each.us, each.overhead_us) for each in truth.rows] == [
+        (2, "bf16", 3.5, 0), (5, "fp8", None, 2.5), (6, "bf16", 1, 0),
+    ]  # fmt: skip
+    written = io.StringIO()
+    write_predictions(truth, [1.25, 12.34567, None], written)
+    columns, *rows = csv.reader(io.StringIO(written.getvalue()))
+    assert columns == ["dtype", "note", "us", "family", "params", "overhead_us", "predicted_us"]
+    assert rows[0] == ["bf16", "two\r\nlines", "3.5", "launch", '{"kind": "graph", "n": 9}', "", "1.2500"]
+    assert [row[-1] for row in rows] == ["1.2500", "12.3457", ""]
+    assert rows[1][1] == 'a "b"'
+
+
+def test_what_was_written_is_read_again(file, tmp_path):
+    again = tmp_path / "again.csv"
+    truth = read_truth(file("family,params,dtype,predicted_us,us", f"launch,{GRAPH},bf16,77,1"))
+    with again.open("w") as out:
+        write_predictions(truth, [1.5], out)
+    assert again.read_text() == f"family,params,dtype,us,predicted_us\nlaunch,{GRAPH},bf16,1,1.5000\n"
+
+
+HEAD = "family,params,dtype,us"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "truth.csv: is empty; allowed: a header with family, params, dtype, us"),
+        ("\n \n", "truth.csv: is empty"),
+        (HEAD, "truth.csv: has a header, but no rows"),
+        ("family,parms,dtype,us\n", "truth.csv:1: no column 'params'; found 'family, parms, dtype, us'; is 'parms'"),
+        ("family;params;dtype\n", "the first line names the columns, with commas between"),
+        ("family,params,dtype,us,us\n", "truth.csv:1: there are two columns of one name; found 'us'"),
+        (f"{HEAD}\ngemm,{{M: 2}},bf16,1", "truth.csv:2: params: not JSON (Expecting property name"),
+        (f"{HEAD}\ngemm,[1],bf16,1", "truth.csv:2: params: not JSON's object; found '[1]'"),
+        (f'{HEAD}\ngemm,"{{""M"": NaN}}",bf16,1', "truth.csv:2: params: not a parameter; found 'NaN'"),
+        (f"{HEAD}\ngemm,{'[' * 10000},bf16,1", "truth.csv:2: params: not JSON"),
+        (f"{HEAD}\ngemm,{{}},bf17,1", "truth.csv:2: dtype: unknown dtype; found 'bf17'; allowed: fp8, "),
+        (f"{HEAD}\ngemm,{{}},,1", "truth.csv:2: dtype: empty"),
+        (f"{HEAD}\nlaunch,{GRAPH},bf16,-1", "truth.csv:2: us: not a time; found '-1'; allowed: microseconds"),
+        (f"{HEAD}\nlaunch,{GRAPH},bf16,1\n\nlaunch,{GRAPH},bf16,nan", "truth.csv:4: us: not a time; found 'nan'"),
+        (f"{HEAD}\nlaunch,{GRAPH},bf16,0", "truth.csv:2: us: cannot be; found '0'; allowed: more than 0"),
+        (f"{HEAD},overhead_us\nlaunch,{GRAPH},bf16,1,much", "truth.csv:2: overhead_us: not a time; found 'much'"),
+        (f"{HEAD}\nlaunch,{GRAPH},bf16,1,2", "truth.csv:2: more cells than columns; found 5; allowed: at most 4"),
+        (f'{HEAD}\nlaunch,"{GRAPH}', "truth.csv:2: is no CSV: "),
+    ],
+)  # fmt: skip
+def test_mistakes_in_files(file, text, message):
+    with pytest.raises(UserError) as caught:
+        read_truth(file(text=text))
+    assert message in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00f")
+    for path, message in (
+        (tmp_path / "none.csv", "cannot be read: No such file"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (tmp_path / "a.csv", "is no text in UTF-8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_truth(path)
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def test_launches_are_those_of_the_machine(file):
+    found = answered(file(f"{HEAD},overhead_us", f"launch,{GRAPH},bf16,1,", f"launch,{EAGER},bf16,,0.75"))
+    assert [each.us for each in found.rows] == pytest.approx([LAUNCH, HOST + 0.75])
+    assert [each.error_percent for each in found.rows] == [pytest.approx(100 * (LAUNCH - 1)), None]
+
+
+def test_processes_change_nothing(file):
+    path = file(HEAD, f"launch,{GRAPH},bf16,1", f"launch,{EAGER},bf16,9")
+    assert answered(path, jobs=2).json() == answered(path).json()
+
+
+def test_a_kernel_is_simulated_once_however_often_it_is_launched(toys, file):
+    found = answered(file(*toy_lines(("ops", "add", 1), ("ops", "two", 1), ("ops", "add", 1), ("model", "layers", 1))))
+    assert toys == [Kernel(ADD), Kernel(WIDER)]
+    assert [each.us for each in found.rows] == pytest.approx(
+        [us(4), us(4, 4, 4, 8), us(4), us(*10 * [8])]
+    )  # fmt: skip
+    assert [each.prediction.launches for each in found.rows] == [1, 4, 1, 10]
+    assert found.rows[1].prediction.longest == Kernel(ADD, times=3)  # 3 x 4 rows are more than 8
+
+
+def test_scores_by_family_and_of_all_but_decoders(toys, file):
+    found = answered(
+        file(
+            *toy_lines(
+                ("model", "layers", us(*10 * [8]) / 3),
+                ("ops", "add", us(4) / 1.1),
+                ("ops", "two", us(4, 4, 4, 8) / 0.7),
+            )
+        )
+    )
+    assert [*found.families] == ["ops", "model"]
+    assert found.families["ops"] == found.all
+    assert (found.all.rows, found.all.mape_percent) == (2, pytest.approx(20))
+    assert (found.families["model"].rows, found.families["model"].mape_percent) == (1, pytest.approx(200))
+    assert [each.measured.line for each in found.worst] == [2, 4, 3]
+
+
+def test_the_machine_may_refuse_a_row(toys, file, monkeypatch):
+    known = predicting.time_kernel
+
+    def refusing(kernel, machine):
+        if kernel.operator == WIDER:
+            raise UserError("does not fit", where="add", found=8)
+        return known(kernel, machine)
+
+    monkeypatch.setattr(predicting, "time_kernel", refusing)
+    path = file(*toy_lines(("ops", "two", 1), ("ops", "add", us(4))))
+    found = answered(path)
+    assert [each.measured.line for each in found.rows] == [3]
+    assert {line: str(error) for line, error in found.refused.items()} == {2: f"{path}:2: add: does not fit; found 8"}
+    with pytest.raises(UserError, match="truth.csv:2: add: does not fit"):
+        predicting.predict([each.row for each in read_truth(path).rows], H200)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"lunch,{GRAPH},bf16,1", "truth.csv:2: unknown family; found 'lunch'; allowed: "),
+        ('launch,"{""kind"": ""graf""}",bf16,1', "2: params.kind: cannot be; found 'graf'; allowed: graph, eager; did you mean"),
+        ("launch,{},bf16,1", "truth.csv:2: params.kind: missing"),
+    ],
+)  # fmt: skip
+def test_rows_that_no_recipe_knows(file, line, message):
+    with pytest.raises(UserError) as caught:
+        answered(file(HEAD, line))
+    assert message in str(caught.value)
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_is_the_same_twice_and_says_what_it_shows(toys, file, tmp_path):
+    found = answered(file(*toy_lines(("ops", "add", us(4) / 1.1), ("model", "layers", us(*10 * [8]) / 2))))
+    for suffix in ".svg", ".png":
+        first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+        draw_scatter(found, first, suffix)
+        draw_scatter(found, second, suffix)
+        assert first.read_bytes() == second.read_bytes()
+    root = ElementTree.parse(tmp_path / "a.svg").getroot()
+    texts = {"".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert texts >= {"h200: predicted and measured", "measured, us", "ops: 10.0 %, 1 row", "model: 100.0 %, 1 row"}
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(main, ["validate", "--jobs", "1", *map(str, args)])
+
+
+def test_the_plain_command_writes_both_files(validate, toys, file, tmp_path):
+    result = validate(
+        file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", us(4, 4, 4, 8)), ("model", "layers", "")))
+    )
+    assert result.exit_code == 0, result.output
+    rows = [*csv.DictReader((tmp_path / "kpusim-out" / "truth.h200.csv").open())]
+    assert [float(row["predicted_us"]) for row in rows] == pytest.approx(
+        [us(4), us(4, 4, 4, 8), us(*10 * [8])], abs=1e-4
+    )
+    assert (tmp_path / "kpusim-out" / "truth.h200.svg").read_text().startswith("<?xml")
+    lines = result.stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith(("  ops", " ops", " all"))] == [
+        ["ops", "2", "12.5%", "12.5%", "1.000"], ["all", "2", "12.5%", "12.5%", "1.000"],
+    ]  # fmt: skip
+    (worst,) = (line for line in lines if "kind=add" in line)
+    assert worst.split()[:2] == ["2", "ops"]
+    assert "+25.0%" in worst
+    assert worst.rstrip().endswith("dma memory 50%, dma idle 20%, vector busy 4%")
+    assert lines[-2:] == ["Rows: kpusim-out/truth.h200.csv", "Plot: kpusim-out/truth.h200.svg"]
+
+
+def test_json(validate, toys, file):
+    path = file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", us(4, 4, 4, 8)), ("model", "layers", "")))
+    found = json.loads(validate(path, "--json").stdout)
+    assert [*found] == ["machine", "csv", "plot", "all", "families", "worst", "rows", "refused"]
+    expected = {"rows": 2, "mape_percent": 12.5, "median_percent": 12.5, "spearman": 1.0}
+    assert (found["machine"], found["all"], found["families"]) == ("h200", expected, {"ops": expected})
+    assert found["rows"][0] == {
+        "line": 2, "family": "ops", "params": {"kind": "add"}, "dtype": "bf16", "recipe": "add",
+        "us": pytest.approx(us(4) / 1.25), "predicted_us": pytest.approx(us(4), abs=1e-4), "error_percent": 25.0,
+        "launches": 1,
+    }  # fmt: skip
+    assert (found["rows"][2]["us"], found["rows"][2]["error_percent"]) == (None, None)
+    assert found["worst"][0]["breakdown"] == {"dma memory": 0.5, "dma idle": 0.2, "vector busy": 0.04}
+
+
+def test_some_families_and_other_machines(validate, toys, file, tmp_path):
+    path = file(*toy_lines(("ops", "add", 1), ("model", "layers", 1)))
+    args = path, "--family", "model", "--set", "front_end.launch=0 cycles", "-o", "b.csv", "--plot", "b.png"
+    found = json.loads(validate(*args, "--json").stdout)
+    (row,) = found["rows"]
+    assert (row["line"], found["all"]["mape_percent"], [*found["families"]]) == (3, None, ["model"])
+    assert row["predicted_us"] == pytest.approx(us(*10 * [8]) - 10 * LAUNCH, abs=1e-4)
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == 2
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "kpusim-out").exists()
+
+
+def test_rows_that_were_not_measured_are_predicted(validate, toys, file):
+    result = validate(file("family,params,dtype", 'ops,"{""kind"": ""add""}",bf16'))
+    assert result.exit_code == 0
+    assert "No row was measured" in result.stdout
+
+
+def test_a_refused_row_is_told_and_exits_1(validate, toys, file, monkeypatch, tmp_path):
+    def refusing(kernel, machine):
+        raise UserError("does not fit")
+
+    monkeypatch.setattr(predicting, "time_kernel", refusing)
+    path = file(*toy_lines(("ops", "add", 1)))
+    result = validate(path, "--json")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {path}:2: does not fit\n")
+    assert json.loads(result.stdout)["refused"] == [{"line": 2, "error": f"{path}:2: does not fit"}]
+    assert (tmp_path / "kpusim-out" / "truth.h200.csv").read_text().splitlines()[1].endswith(",1,")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Give a file of measurements, or --recipes."),
+        (["none.csv"], "Error: none.csv: cannot be read: No such file or directory"),
+        (["truth.csv", "-m", "h20"], "did you mean 'h200'?"),
+        (["truth.csv", "--set", "hbm.stack=1"], "did you mean"),
+        (["truth.csv", "--family", "op"], "Error: --family: unknown family; found 'op'; allowed: "),
+        (["truth.csv", "--family", "gemm"], "Error: truth.csv: no rows of this family; found 'gemm'"),
+        (["truth.csv", "--plot", "a.gif"], "Error: --plot a.gif: not a kind of picture; found '.gif'"),
+        (["truth.csv", "-o", "truth.csv"], "truth.csv is another file of this command"),
+        (["truth.csv", "-o", "a.svg", "--plot", "a.svg"], "a.svg is another file of this command"),
+        (["truth.csv", "-o", "."], "Error: .: is a directory, not a file"),
+    ],
+)  # fmt: skip
+def test_mistakes(validate, file, monkeypatch, args, message):
+    monkeypatch.setattr(table, "FAMILIES", ("gemm", *table.FAMILIES))
+    file(HEAD, f"launch,{GRAPH},bf16,1")
+    result = validate(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_recipes_are_told(validate):
+    shown = validate("--recipes").stdout
+    found = json.loads(validate("--recipes", "--json").stdout)
+    assert {each["name"] for each in found} >= {"launch-graph", "launch-eager"}
+    assert all(each.keys() == {"name", "family", "about", "reason", "source"} for each in found)
+    assert all(f"{each['name']}: recipe for measured rows of {each['family']}" in shown for each in found)
+    assert CliRunner().invoke(main, ["explain", "launch-graph"]).stdout.strip() in shown
