@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 from attrs import evolve
-from gemms import DATACENTER, EDGE, FLAG, PRESETS, TINY, execute, plain_gemms, preset, variant, verdict
+from gemms import (
+    DATACENTER,
+    EDGE,
+    FLAG,
+    PRESETS,
+    TINY,
+    checked,
+    execute,
+    gemms,
+    plain_gemms,
+    preset,
+    variant,
+    verdict,
+)
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +26,7 @@ from kpusim.operators import build_operator, make_operator
 from kpusim.operators.gemm import Gemm
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.search import QUEUES, mappings, search
+from kpusim.simulate.run import simulate
 
 VARIANTS = [  # of kpu-tiny, whose SRAM of 4 KiB holds next to nothing
     "",
@@ -57,6 +71,45 @@ def test_mappings_that_are_never_weighed_are_right_too(gemm, fold, data):
     mapping = evolve(mapping, resident=data.draw(st.sampled_from(residents)))
     assume(mapping.sram_bytes(gemm.problem) <= machine.sram.capacity_bytes)
     execute(gemm, machine, fold_instructions=fold, mapping=mapping)
+
+
+@settings(max_examples=60)
+@given(gemms(30), st.integers(1, 4), st.data())
+def test_blocks_that_are_dealt_are_right(gemm, raster, data):
+    machine = variant("tiles.rows=3 tiles.columns=4 sram.capacity=64KiB")
+    grid_m, grid_n, grid_k = data.draw(st.sampled_from([(1, 1, 1), (2, 1, 1), (1, 3, 1), (1, 1, 2)]))
+    assume(grid_k == 1 or gemm.k > 8)
+    blocks = (data.draw(st.sampled_from((4, 5, 8))), data.draw(st.sampled_from((4, 8, 16))), 8)
+    one = Mapping(grid_m, grid_n, *blocks, accumulators=data.draw(st.integers(1, 2)), grid_k=grid_k, raster=raster)
+    count = one.rounds(gemm.problem)[0]
+    mapping = evolve(one, grid_batch=data.draw(st.integers(1, min(count, 12 // one.tiles))))
+    try:
+        execute(gemm, machine, mapping=mapping)
+    except UserError as error:  # of scales, as for every mapping
+        assert "scales in parts" in str(error)
+
+
+@pytest.mark.parametrize(("batch", "raster"), [(0, 1), (0, 4), (0, 99), (3, 2)])
+def test_dealt_blocks_come_in_waves(batch, raster):
+    """30 (or 90) blocks on 12 tiles: each tile has as many as there are waves, or one less, by turns."""
+    machine = variant("tiles.rows=3 tiles.columns=4")
+    mapping = Mapping(1, 1, 4, 4, 16, grid_batch=12, raster=raster)
+    gemm = Gemm(24, 20, 16, batch=batch)
+    run = simulate(checked(gemm, machine, mapping=mapping), machine)
+    blocks = 30 * max(batch, 1)
+    one = simulate(checked(Gemm(4, 4, 16), machine, mapping=evolve(mapping, grid_batch=1)), machine).busy
+    names = run.machine.unit_names
+    each = one[names.index("chip0.tile0.matrix")]
+    busy = [run.busy[names.index(f"chip0.tile{tile}.matrix")] for tile in range(12)]
+    assert busy == [each * -(-(blocks - tile) // 12) for tile in range(12)]
+
+
+def test_blocks_are_dealt_in_bands_of_rows():
+    """Bands of two block rows, column by column: the order of swizzled thread blocks."""
+    program = Gemm(12, 8, 16).lower(preset(TINY), mapping=Mapping(1, 1, 4, 4, 16, grid_batch=4, raster=2)).program
+    tables = {table.name: tuple(table.values) for table in program.tables}
+    assert tables["lane_of"] == (0, 1, 0, 1, 2, 2, 3, 3)  # 3 and 2: beyond the last
+    assert tables["across_of"] == (0, 0, 1, 1, 0, 1, 2, 2)
 
 
 @pytest.mark.parametrize("slots", [2, 3, 4])

@@ -48,7 +48,7 @@ def add_columns(grid: Grid, round_: Expr, step: Expr) -> tuple[Node, ...]:
     problem, count = grid.problem, round_ * grid.steps + step
     slot, ready = count % grid.map.slots, count % (READY_SLOTS if problem.quantized else grid.map.slots)
     plane, _, j = grid.place
-    deep, wide = grid.depth(plane, step), grid.width(round_, j)
+    deep, wide = grid.depth(plane, step), grid.width(round_, plane, j)
     strip, high = grid.map.weighted_rows(problem), wide if problem.transpose_b else deep
     strips = ceil_div(grid.map.block_n if problem.transpose_b else grid.map.block_k, strip)
     rows = part(high, strip, Name("s") if strips > 1 else ZERO)

@@ -32,7 +32,7 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
     return (
         *_prologue(problem, machine, found),
         ("tile grid", f"{mapping.grid_m} x {mapping.grid_n}", spread),
-        ("grids", f"{mapping.grid_batch} x {mapping.grid_k}", "bands of rows at once x parts of K"),
+        ("grids", f"{mapping.grid_batch} x {mapping.grid_k}", _bands(mapping)),
         ("block", f"{mapping.block_m} x {mapping.block_n}", f"{along_m} x {along_n} rounds"),
         ("step along k", str(mapping.block_k), steps),
         ("accumulators", str(mapping.accumulators), f"finished and stored in strips of {mapping.strip_rows} rows"),
@@ -43,6 +43,12 @@ def choices(problem: Problem, machine: Machine, found: Found, program: Program) 
         ("estimate", f"{estimate.cycles} cycles", longest),
         ("weighed", *(("nothing", "it is forced") if found.forced else (f"{len(found.weighed)} mappings", formulas))),
     )
+
+
+def _bands(mapping: Mapping) -> str:
+    if mapping.raster:
+        return f"blocks at once, dealt by turns in bands of {mapping.raster} block rows, x parts of K"
+    return "bands of rows at once x parts of K"
 
 
 def _prologue(problem: Problem, machine: Machine, found: Found) -> Iterator[tuple[str, str, str]]:

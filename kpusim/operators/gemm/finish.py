@@ -29,7 +29,7 @@ def _part_of(length: Expr, whole: int) -> Range:
 
 def _existing(grid: Grid, round_: Expr, plane: Expr, row: Expr, column: Expr) -> tuple[Range, Range]:
     """The part of a tile's block of results that exists."""
-    height, width = grid.height(round_, plane, row), grid.width(round_, column)
+    height, width = grid.height(round_, plane, row), grid.width(round_, plane, column)
     return _part_of(height, grid.map.block_m), _part_of(width, grid.map.block_n)
 
 
@@ -39,7 +39,7 @@ def load_vectors(grid: Grid, seat: Seat, round_: Expr) -> tuple[Node, ...]:
 
     def load(group: Expr) -> tuple[Node, ...]:
         plane, place = grid.side("n", group)
-        ranges = grid.within(grid.entry(round_, plane), (Range(grid.column(round_, place)),), grouped=True)
+        ranges = grid.within(grid.entry(round_, plane), (Range(grid.column(round_, plane, place)),), grouped=True)
         free = SemaphoreRef("vectors_free", group // grid.map.grid_k, slot)
         full = Signal(SemaphoreRef("vectors_full", DST, slot))
         loads = tuple(
@@ -159,7 +159,7 @@ def _strip(grid: Grid, round_: Expr, strip: Expr) -> tuple[Instruction, ...]:
     """One strip of results; the last instruction of the chain writes what is stored."""
     plane, i, j = grid.place
     rows = part(grid.height(round_, plane, i), grid.map.strip_rows, strip)
-    width = Range(ZERO, grid.width(round_, j))
+    width = Range(ZERO, grid.width(round_, plane, j))
     number = round_ * grid.map.strips + strip
     ranges = Range(ZERO, rows.length), width
     views = {
@@ -216,7 +216,7 @@ def _strip_in_hbm(grid: Grid, round_: Expr, strip: Expr, tile: Expr, buffer: str
     rows = part(inside, grid.map.strip_rows, strip)
     whole = rows.length == Const(grid.map.strip_rows)
     top = Range(grid.row(round_, plane, row) + rows.start, None if whole else rows.length)
-    box = grid.within(grid.entry(round_, plane), (top, Range(grid.column(round_, column))), grouped=False)
+    box = grid.within(grid.entry(round_, plane), (top, Range(grid.column(round_, plane, column))), grouped=False)
     slot = (round_ * grid.map.strips + strip) % 2
     view = View(buffer, slot, () if whole else (Range(ZERO, rows.length), Range()), TileSet(tile))
     return Box("out_strip" if buffer == STRIP else "residual_strip", box), view

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from attrs import frozen
 
-from kpusim.isa.expr import Const, Expr, Lookup, Name, minimum
+from kpusim.isa.expr import Const, Expr, Lookup, Name, ceil_div, minimum
 from kpusim.isa.program import Node, Range, Section, Table, TileSet
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.operators.gemm.problem import Problem
@@ -15,6 +16,11 @@ from kpusim.operators.seats import TILE
 __all__ = ["Grid"]
 
 T = TypeVar("T")
+
+
+def _tables(names: tuple[str, ...], rows: Sequence[tuple[int, ...]]) -> tuple[Table, ...]:
+    """The columns of `rows`, a table each."""
+    return tuple(Table(name, values) for name, values in zip(names, zip(*rows, strict=True), strict=True))
 
 
 @frozen
@@ -111,8 +117,13 @@ class Grid:
         return round_ // along_m if self.map.resident == "b" else round_ % along_n
 
     def _lane(self, round_: Expr, plane: Expr) -> Expr:
-        band = plane // self.map.grid_k if self.map.grid_batch > 1 else Const(0)
-        return self._down(round_) * self.map.grid_batch + band
+        if self.map.raster:
+            return Lookup("lane_of", self._turn(round_, plane))
+        return self._turn(self._down(round_), plane)
+
+    def _turn(self, turn: Expr, plane: Expr) -> Expr:
+        """What a band of grids gets of what is dealt to all by turns."""
+        return turn * self.map.grid_batch + (plane // self.map.grid_k if self.map.grid_batch > 1 else Const(0))
 
     @property
     def _band(self) -> int:
@@ -137,9 +148,10 @@ class Grid:
             lane = lane % self._bands
         return (lane * self.map.grid_m + grid_row) * self.map.block_m
 
-    def column(self, round_: Expr, grid_column: Expr) -> Expr:
+    def column(self, round_: Expr, plane: Expr, grid_column: Expr) -> Expr:
         """First column of a block."""
-        return (self._across(round_) * self.map.grid_n + grid_column) * self.map.block_n
+        across = Lookup("across_of", self._turn(round_, plane)) if self.map.raster else self._across(round_)
+        return (across * self.map.grid_n + grid_column) * self.map.block_n
 
     def height(self, round_: Expr, plane: Expr, grid_row: Expr) -> Expr:
         """Rows of a block that exist."""
@@ -147,13 +159,16 @@ class Grid:
         if self.problem.groups:
             return minimum(block, Lookup("end_of", self._lane(round_, plane)) - row)
         limits = [] if self.problem.m % self._band == 0 else [Const(self.problem.m) - row]
-        if self.problem.lanes(self._band) % self.map.grid_batch:
+        if not self.map.raster and self.problem.lanes(self._band) % self.map.grid_batch:
             limits.append((Const(self.problem.entries) - self.entry(round_, plane)) * block)
         return minimum(block, *limits) if limits else Const(block)
 
-    def width(self, round_: Expr, grid_column: Expr) -> Expr:
+    def width(self, round_: Expr, plane: Expr, grid_column: Expr) -> Expr:
         """Columns of a block that exist."""
-        return self._inside(self.problem.n, self.column(round_, grid_column), self.map.block_n, self.map.grid_n)
+        column, block = self.column(round_, plane, grid_column), self.map.block_n
+        if self._spare:
+            return minimum(block, Const(self.problem.n) - column)
+        return self._inside(self.problem.n, column, block, self.map.grid_n)
 
     def along_k(self, plane: Expr, step: Expr) -> Expr:
         """First element along K of a step."""
@@ -171,17 +186,41 @@ class Grid:
         return Const(block) if extent % (block * spread) == 0 else minimum(block, Const(extent) - start)
 
     def tables(self) -> tuple[Table, ...]:
-        """Entry, first row and end of each lane of ragged groups; what is left of the last round is empty."""
+        """Entry, first row and end of each lane of ragged groups, lane and place along N of each block that is dealt.
+
+        What is left of the last round is empty.
+        """
+        dealt = _tables(("lane_of", "across_of"), self._dealt()) if self.map.raster else ()
         if not self.problem.groups:
-            return ()
+            return dealt
         lanes, start = [], 0
         for number, rows in enumerate(self.problem.groups):
             lanes += [(number, row, start + rows) for row in range(start, start + rows, self._band)]
             start += rows
-        lanes += [(len(self.problem.groups), start, start)] * (-len(lanes) % self.map.grid_batch)
-        names = "entry_of", "row_of", "end_of"
-        tables = [Table(name, values) for name, values in zip(names, zip(*lanes, strict=True), strict=True)]
-        return (Table("group_rows", self.problem.groups, "rows"), *tables)
+        spare = min(self._spare, 1) if self.map.raster else -len(lanes) % self.map.grid_batch
+        lanes += [(len(self.problem.groups), start, start)] * spare
+        return (
+            Table("group_rows", self.problem.groups, "rows"),
+            *_tables(("entry_of", "row_of", "end_of"), lanes),
+            *dealt,
+        )
+
+    @property
+    def _spare(self) -> int:
+        """Blocks of the last round that there are not, where they are dealt."""
+        blocks = self.problem.lanes(self._band) * self.map.columns(self.problem)
+        return -blocks % self.map.grid_batch if self.map.raster else 0
+
+    def _dealt(self) -> list[tuple[int, int]]:
+        """(lane, place along N) of each block, in the order in which they are dealt; bands end with an entry."""
+        columns, found, lanes = self.map.columns(self.problem), [], 0
+        for rows in self.problem.groups or (self.problem.m,) * self.problem.entries:
+            end = lanes + ceil_div(rows, self._band)
+            for first in range(lanes, end, self.map.raster):
+                band = range(first, min(first + self.map.raster, end))
+                found += [(lane, column) for column in range(columns) for lane in band]
+            lanes = end
+        return found + [(lanes, columns)] * self._spare
 
     # Operands and sections ------------------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ def _multiply(grid: Grid, machine: Machine, folds: bool) -> Section:
         ready, used = SemaphoreRef("b_ready", TILE, slot_b), SemaphoreRef("b_used", TILE, slot_b)
     waits = SemaphoreRef("a_ready" if grid.problem.prologue.vectors else "a_full", TILE, slot), ready
     signals = Signal(SemaphoreRef("a_free", grid.own_group("m"), slot), "read"), Signal(used, "read")
-    sizes = grid.height(round_, plane, i), grid.width(round_, j), grid.depth(plane, step)
+    sizes = grid.height(round_, plane, i), grid.width(round_, plane, j), grid.depth(plane, step)
     if folds:
         fold = _each_fold(grid, machine, acc, (a, b), sizes)
         block: tuple[Node, ...] = Instruction("sync", waits=waits), fold, Instruction("sync", signals=signals)

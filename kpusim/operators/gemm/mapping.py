@@ -9,6 +9,11 @@ added up on chip, in the SRAM of the first. Rounds follow each other until all o
 With `resident` a or b, a row (column) of rounds keeps that operand on chip: each tile of a grid row (column) holds a
 share of it and hands it to the others by tile-to-tile multicast, so that HBM delivers it once however often the rounds
 come back to it; rounds go along N (along M) first, so that they do.
+
+With `raster` the output is no grid of rounds: its blocks, each of `grid_m` * `block_m` rows and `grid_n` * `block_n`
+columns, are numbered and dealt to the `grid_batch` grids by turns, as GPUs deal thread blocks. Numbers go through bands
+of `raster` block rows, column by column in each, so that those worked on at once share rows of A and columns of B (in
+a cache). All grids but those of the last round are at work, however few rows or columns there are.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ class Mapping:
     resident: str = ""
     grid_batch: int = 1
     grid_k: int = 1
+    raster: int = 0
 
     @property
     def base_tiles(self) -> int:
@@ -75,10 +81,16 @@ class Mapping:
         high, wide = (self.block_n, self.block_k) if problem.transpose_b else (self.block_k, self.block_n)
         return max(1, min(high, STRIP_ELEMENTS // wide))
 
+    def columns(self, problem: Problem) -> int:
+        """Blocks along N: how often all of A is used."""
+        return ceil_div(problem.n, self.grid_n * self.block_n)
+
     def rounds(self, problem: Problem) -> tuple[int, int]:
-        """Rounds along M (over all entries) and along N."""
-        lanes = problem.lanes(self.grid_m * self.block_m)
-        return ceil_div(lanes, self.grid_batch), ceil_div(problem.n, self.grid_n * self.block_n)
+        """Rounds along M (over all entries) and along N; where blocks are dealt, all of them and 1."""
+        lanes, columns = problem.lanes(self.grid_m * self.block_m), self.columns(problem)
+        if self.raster:
+            return ceil_div(lanes * columns, self.grid_batch), 1
+        return ceil_div(lanes, self.grid_batch), columns
 
     def steps(self, problem: Problem) -> int:
         """Steps along K in one round."""

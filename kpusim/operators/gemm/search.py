@@ -67,8 +67,9 @@ def _contradictions(mapping: Mapping, problem: Problem, machine: Machine) -> Ite
     """(problem, found, allowed) of whatever is wrong."""
     sizes = {name: value for name, value in asdict(mapping).items() if name != "resident"}
     for name, value in sizes.items():
-        if value < 1:
-            yield f"{name} is too small", value, "at least 1"
+        least = 0 if name == "raster" else 1
+        if value < least:
+            yield f"{name} is too small", value, f"at least {least}"
             return
     if mapping.tiles > machine.tiles.count:
         yield "the grid has more tiles than the machine", mapping.tiles, f"at most {machine.tiles.count}"
@@ -78,8 +79,12 @@ def _contradictions(mapping: Mapping, problem: Problem, machine: Machine) -> Ite
     queues = QUEUES + bool(mapping.resident or mapping.grid_k > 1)
     if machine.dma.queues < queues:
         yield "DMA engines have too few queues", f"dma.queues = {machine.dma.queues}", f"at least {queues}"
-    if mapping.grid_batch > problem.entries:
-        yield "grid_batch is more than there are entries", mapping.grid_batch, f"at most {problem.entries}"
+    blocks = problem.lanes(mapping.grid_m * mapping.block_m) * mapping.columns(problem)
+    most, things = (blocks, "blocks") if mapping.raster else (problem.entries, "entries")
+    if mapping.grid_batch > most:
+        yield f"grid_batch is more than there are {things}", mapping.grid_batch, f"at most {most}"
+    if mapping.raster and mapping.resident:
+        yield "no operand is resident where blocks are dealt", mapping.resident, "''"
     if not _covers(mapping, problem):
         yield "block_k leaves parts of K empty, or scales in parts", mapping.block_k, "another block_k or grid_k"
     for block in (mapping.block_n, mapping.block_k):

@@ -64,7 +64,7 @@ class Stream:
         plane, place = grid.side(self.axis, group)
         entry, along_k = grid.entry(round_, plane), Range(grid.along_k(plane, step))
         if self.name == "b":
-            ranges = grid.b_order(along_k, Range(grid.column(round_, place)))
+            ranges = grid.b_order(along_k, Range(grid.column(round_, plane, place)))
             return Box("b_block", grid.within(entry, ranges, grouped=True)), ()
         row = grid.row(round_, plane, place)
         if not grid.problem.groups:
@@ -125,7 +125,7 @@ class Stream:
         """The scales of a block of quantised B, for which they wait; B itself follows in the same queue."""
         grid = self.grid
         plane, place = grid.side("n", group)
-        first, column = grid.along_k(plane, step) // grid.problem.group_k, Range(grid.column(round_, place))
+        first, column = grid.along_k(plane, step) // grid.problem.group_k, Range(grid.column(round_, plane, place))
         view = View("b_scale_tile", slot, (), grid.tiles_of("n", group))
         ranges = grid.within(grid.entry(round_, plane), (Range(first), column), grouped=True)
         free = SemaphoreRef("b_free", group, slot)

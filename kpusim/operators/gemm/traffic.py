@@ -15,14 +15,14 @@ __all__ = ["hbm_cycles", "row_openings", "traffic"]
 
 def traffic(mapping: Mapping, problem: Problem, access: int) -> dict[str, int]:
     """HBM traffic by tensor, in bytes of whole accesses."""
-    _, rounds_n = mapping.rounds(problem)
+    columns = mapping.columns(problem)
     lanes, copies = problem.lanes(mapping.grid_m * mapping.block_m), max(problem.batch, 1)
     m, n, k = (problem.m, mapping.block_m), (problem.n, mapping.block_n), (problem.k, mapping.block_k)
     rows = problem.m, mapping.strip_rows
     a = _fetched(*((k, m) if problem.transpose_a else (m, k)), DTYPE_BITS[problem.dtype], access) * copies
     b = _fetched(*((n, k) if problem.transpose_b else (k, n)), DTYPE_BITS[problem.stored_dtype], access)
     found = {
-        "a": a * (1 if mapping.resident == "a" else rounds_n),
+        "a": a * (1 if mapping.resident == "a" else columns),
         "b": b * (1 if mapping.resident == "b" else lanes),
         "out": _fetched(rows, n, DTYPE_BITS[problem.out_dtype], access) * copies,
     }
@@ -32,7 +32,7 @@ def traffic(mapping: Mapping, problem: Problem, access: int) -> dict[str, int]:
         count = mapping.steps(problem) * mapping.grid_k * mapping.scales(problem)
         found["b_scale"] = _fetched((count, 1), n, DTYPE_BITS[problem.dtype], access) * lanes
     for name in problem.prologue.vectors:
-        found[name] = _fetched((1, 1), k, DTYPE_BITS[problem.norm_dtype], access) * lanes * rounds_n
+        found[name] = _fetched((1, 1), k, DTYPE_BITS[problem.norm_dtype], access) * lanes * columns
     for name in problem.epilogue.vectors:
         found[name] = _fetched((1, 1), n, 32, access) * lanes
     return found
@@ -104,13 +104,13 @@ def _fetched(down: tuple[int, int], across: tuple[int, int], bits: int, access: 
 
 def row_openings(mapping: Mapping, problem: Problem, interleave: int) -> int:
     """HBM rows opened: one for each interleave block, as often as a transfer comes to it."""
-    lanes, (_, rounds_n) = problem.lanes(mapping.grid_m * mapping.block_m), mapping.rounds(problem)
+    lanes, columns = problem.lanes(mapping.grid_m * mapping.block_m), mapping.columns(problem)
     copies = max(problem.batch, 1)
     m, n, k = (problem.m, mapping.block_m), (problem.n, mapping.block_n), (problem.k, mapping.block_k)
     a = _opened(*((k, m) if problem.transpose_a else (m, k)), DTYPE_BITS[problem.dtype], interleave) * copies
     b = _opened(*((n, k) if problem.transpose_b else (k, n)), DTYPE_BITS[problem.stored_dtype], interleave)
     out = _opened((problem.m, mapping.strip_rows), n, DTYPE_BITS[problem.out_dtype], interleave) * copies
-    return a * (1 if mapping.resident == "a" else rounds_n) + b * (1 if mapping.resident == "b" else lanes) + out
+    return a * (1 if mapping.resident == "a" else columns) + b * (1 if mapping.resident == "b" else lanes) + out
 
 
 def _opened(down: tuple[int, int], across: tuple[int, int], bits: int, interleave: int) -> int:
