@@ -1,9 +1,106 @@
-"""Recipes of family norm."""
+"""Recipes of family norm: normalised rows as PyTorch's kernels compute them."""
 
 from __future__ import annotations
 
-from kpusim.recipes.kernel import Recipe
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import ceil
 
-__all__ = ["RECIPES"]
+from kpusim.machine import Machine
+from kpusim.operators.norm import BatchNorm, LayerNorm, RmsNorm, Softmax
+from kpusim.recipes.blocks import THREADS, dealt
+from kpusim.recipes.kernel import Kernel, Recipe
+from kpusim.recipes.row import Row
 
-RECIPES: tuple[Recipe, ...] = ()
+__all__ = ["KINDS", "RECIPES", "norm_kernels"]
+
+KINDS = "layernorm", "rmsnorm", "softmax", "batchnorm"
+NATIVE = "pytorch, aten/src/ATen/native/cuda/"
+
+ROW_THREADS = 128  # threads of a row of layernorm and rmsnorm: layer_norm_kernel.cu, vectorized_layer_norm_kernel
+WARP = 32  # threads of a warp
+WARP_ROW = 1024  # elements of a row at most that a warp takes: SoftMax.cpp and PersistentSoftmax.cuh, dim_size <= 1024
+WARP_BYTES = 4096  # and its bytes: there, dim_size * sizeof(scalar_t) <= 4096
+
+
+def norm_kernels(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
+    """The launches of a norm of `rows` rows of `dim` elements."""
+    return _LAUNCHES[kind](rows, dim, dtype, machine)
+
+
+def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
+    """LayerNorm or RMSNorm: 128 threads a row, which is read twice, for its moments and to be scaled.
+
+    A thread has 16 elements under way, four loads of four; a row is of two such pieces at least, as it is read twice.
+    """
+    piece = min(ceil(dim / 2), 16 * ROW_THREADS)
+    resident = max(min(THREADS // ROW_THREADS, 8 * THREADS // piece), 1)
+
+    def make(count: int) -> LayerNorm | RmsNorm:
+        if kind == "rmsnorm":
+            return RmsNorm(count, dim, dtype=dtype, out_dtype=dtype)
+        return LayerNorm(count, dim, dtype=dtype, out_dtype=dtype, passes="one")  # Welford's: both moments in one pass
+
+    pieces = ceil(dim / piece)
+    return (dealt(make, rows, resident, piece, machine, slots=1, out_slots=1, column_slots=pieces),)
+
+
+def _softmax(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
+    """A warp a row where rows are short, 8 elements a lane at once; else one row after the other with all threads."""
+    size = 4 if dtype == "fp32" else 2
+    if dim <= WARP_ROW and dim * size <= WARP_BYTES:
+        resident, piece = THREADS // WARP, 8 * WARP
+    else:
+        resident, piece = 1, dim
+
+    def make(count: int) -> Softmax:
+        return Softmax(count, dim, dtype=dtype, out_dtype=dtype)
+
+    return (dealt(make, rows, resident, piece, machine, slots=2, out_slots=2),)
+
+
+def _batchnorm(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
+    """Two launches for statistics of columns (to fp32; their inverse roots), then one for all elements."""
+    piece = min(dim, 512)
+    resident = max(8 * THREADS // piece, 1)
+
+    def make(count: int) -> BatchNorm:
+        return BatchNorm(count, dim, dtype=dtype, out_dtype=dtype)
+
+    options = {"slots": 2, "out_slots": 2, "column_slots": ceil(dim / piece)}
+    few = dealt(lambda count: BatchNorm(count, dim, dtype=dtype, out_dtype=dtype), 1, 1, dim, machine)
+    return few, few, dealt(make, rows, resident, piece, machine, **options)
+
+
+_LAUNCHES: dict[str, Callable[[int, int, str, Machine], tuple[Kernel, ...]]] = {
+    "layernorm": partial(_moments, "layernorm"),
+    "rmsnorm": partial(_moments, "rmsnorm"),
+    "softmax": _softmax,
+    "batchnorm": _batchnorm,
+}
+
+
+def _recipe(kind: str, about: str, reason: str, source: str) -> Recipe:
+    def kernels(row: Row, machine: Machine) -> Sequence[Kernel]:
+        return norm_kernels(kind, row.size("rows"), row.size("dim"), row.dtype, machine)
+
+    return Recipe(kind, "norm", about, reason, NATIVE + source, lambda row: row.word("kind", KINDS) == kind, kernels)
+
+
+RECIPES = (
+    _recipe(
+        "layernorm", "128 threads a row, which is read twice: for its moments, then to be scaled",
+        "one vectorised kernel does all of it", "layer_norm_kernel.cu",
+    ),
+    _recipe(
+        "rmsnorm", "as layernorm, without a mean", "the same kernel, compiled for rms_norm", "layer_norm_kernel.cu",
+    ),
+    _recipe(
+        "softmax", "a warp a row of up to 1024 elements, else one row after the other",
+        "the library has a kernel for short rows, in registers, and one of a thread block a row", "SoftMax.cu",
+    ),
+    _recipe(
+        "batchnorm", "two launches on the statistics, one on the elements",
+        "in inference the statistics are converted and inverted by launches of their own", "Normalization.cu",
+    ),
+)  # fmt: skip

@@ -26,6 +26,7 @@ class Streamed(Unmultiplied):
     """An operator whose blocks of rows stream through the tiles, without matmuls."""
 
     family: ClassVar[str]
+    error_origin: ClassVar[str]
     mapping_type: ClassVar[type | None] = RowwiseMapping
 
     @property
