@@ -62,13 +62,13 @@ def schedule(problem: Problem, mapping: Mapping, tiles: int) -> Schedule:
     """Items dealt to the teams of `tiles` tiles: the longest first, each to the team with least to do.
 
     Where as many teams can take each sequence of keys, or each team as many, they do, if that takes no longer: then all
-    do the same.
+    do the same. Those that are launched are dealt as they are numbered.
     """
     lengths = band_lengths(problem, mapping)
     teams, entries = mapping.teams(problem, tiles), problem.entries
-    dealt = _dealt(lengths, range(entries), teams)
+    dealt = _dealt(lengths, range(entries), teams, mapping.launched)
     shares = gcd(teams, entries)
-    if shares == min(teams, entries):
+    if shares == min(teams, entries) and not mapping.launched:
         each = entries // shares
         apart = [_dealt(lengths, range(i * each, (i + 1) * each), teams // shares) for i in range(shares)]
         if apart[0][1] <= dealt[1]:
@@ -82,9 +82,15 @@ def schedule(problem: Problem, mapping: Mapping, tiles: int) -> Schedule:
     )
 
 
-def _dealt(lengths: tuple[int, ...], entries: range, teams: int) -> tuple[list[list[tuple[int, int]]], int]:
+def _dealt(
+    lengths: tuple[int, ...], entries: range, teams: int, launched: bool = False
+) -> tuple[list[list[tuple[int, int]]], int]:
     """((band, entry) of each team, blocks of the one with most)."""
-    order = sorted(((band, entry) for band in range(len(lengths)) for entry in entries), key=lambda at: -lengths[at[0]])
+    if launched:
+        order = [(band, entry) for entry in entries for band in range(len(lengths))]
+    else:
+        each = ((band, entry) for band in range(len(lengths)) for entry in entries)
+        order = sorted(each, key=lambda at: -lengths[at[0]])
     found: list[list[tuple[int, int]]] = [[] for _ in range(teams)]
     load = [(0, team) for team in range(teams)]
     for band, entry in order:

@@ -86,17 +86,23 @@ def semaphores(grid: Grid) -> list[Semaphore]:
     """Of all that is loaded."""
     slots, tiles, streams, width = grid.map.slots, grid.tiles, grid.streams, grid.width
     found = [*full_and_free("q", tiles, 2)]
-    for name in "k" if grid.problem.shared else "kv":
+    if grid.map.launched:
+        found += [Semaphore("ended", tiles, 1, 1), *(Semaphore(f"{name}_begin", tiles, 1) for name in _stored(grid))]
+    for name in _stored(grid):
         found += [Semaphore(f"{name}_full", tiles, slots), Semaphore(f"{name}_free", streams, slots, 1, width)]
         if grid.problem.unit:
             found += full_and_free(f"{name}_{INDEX}", streams, 2)
     return found
 
 
+def _stored(grid: Grid) -> str:
+    """Names of what comes in blocks: keys, and values where they are others."""
+    return "k" if grid.problem.shared else "kv"
+
+
 def key_sections(grid: Grid, seats: tuple[Seat, Seat]) -> list[Section]:
     """Of the queues of keys and of values."""
-    names = "k" if grid.problem.shared else "kv"
-    queues = zip(names, seats, (KEY_QUEUE, VALUE_QUEUE), strict=False)
+    queues = zip(_stored(grid), seats, (KEY_QUEUE, VALUE_QUEUE), strict=False)
     return [seat.section(queue, _items(grid, name, seat)) for name, seat, queue in queues]
 
 
@@ -121,9 +127,15 @@ def _items(grid: Grid, name: str, seat: Seat) -> tuple[Node, ...]:
     if grid.problem.unit:
         indices = seat.each(index)
         used = seat.each(lambda stream: _index_used(grid, name, stream, alone))
+
+    def begin(stream: Expr) -> tuple[Node, ...]:
+        wait = Instruction("sync", waits=(SemaphoreRef(f"{name}_begin", stream, ZERO),))
+        return (wait,) if alone else grid.existing(stream, wait)
+
+    begins = seat.each(begin) if grid.map.launched else ()
     items = grid.count(Name("g")) if alone else Const(schedule.longest)
     steps = grid.steps(Name("g"), ITEM) if alone else Const(longest)
-    return (Loop("w", ZERO, items, (*indices, Loop("j", ZERO, steps, seat.each(each)), *used)),)
+    return (Loop("w", ZERO, items, (*begins, *indices, Loop("j", ZERO, steps, seat.each(each)), *used)),)
 
 
 def _index(grid: Grid, name: str, stream: Expr) -> tuple[Node, ...]:
@@ -207,7 +219,11 @@ def _queries(grid: Grid, tile: Expr) -> tuple[Node, ...]:
             for name in ("cos", "sin")
         ]
     last = len(moves) - 1
-    return grid.existing(stream, *(
+    begin: tuple[Node, ...] = ()
+    if grid.map.launched:  # the item before has ended: this one begins
+        others = tuple(Signal(SemaphoreRef(f"{name}_begin", tile, ZERO)) for name in _stored(grid))
+        begin = (Instruction("sync", waits=(SemaphoreRef("ended", tile, ZERO),), signals=others),)
+    return grid.existing(stream, *begin, *(
         Instruction("load", move, (), (free,) if number == 0 else (), (Signal(full),) if number == last else ())
         for number, move in enumerate(moves)
     ))  # fmt: skip

@@ -97,4 +97,7 @@ def _store(grid: Grid, tile: Expr) -> Instruction:
     box = Box("out_block", grid.query_ranges(stream, place, problem.value_dim, length))
     full, free = SemaphoreRef("result_full", tile, ZERO), SemaphoreRef("result_free", tile, ZERO)
     view = View("result", ZERO, ranges, TileSet(tile))
-    return Instruction("store", (box, view), (), (full,), (Signal(free, "read"),))
+    signals: tuple[Signal, ...] = (Signal(free, "read"),)
+    if grid.map.launched:
+        signals += (Signal(SemaphoreRef("ended", tile, ZERO)),)
+    return Instruction("store", (box, view), (), (full,), signals)

@@ -14,8 +14,9 @@ from kpusim.isa.expr import ceil_div
 from kpusim.operators.attention.problem import Problem
 from kpusim.operators.declare import Wanted, sram_bytes
 
-__all__ = ["Mapping", "wanted"]
+__all__ = ["ORDERS", "Mapping", "wanted"]
 
+ORDERS = ("longest", "launched")
 READY_SLOTS = 2  # of keys and values as they are multiplied, where they are not stored so
 
 
@@ -25,7 +26,9 @@ class Mapping:
 
     variant: "flash" multiplies, exponentiates and multiplies one block after the other; "pipelined" multiplies queries
     by the next block of keys meanwhile (as FuseMax, arXiv:2406.10491, keeps its matrix engine busy). slots: buffers for
-    keys and for values.
+    keys and for values. order: "longest": teams take the longest items first, and load the next while they end one;
+    "launched": in the order of queries and sequences, each to the team that is done first, which begins it when the
+    results of the one before are in HBM, as GPUs do with thread blocks. Then each tile is a team of its own.
     """
 
     variant: str
@@ -35,6 +38,12 @@ class Mapping:
     block_keys: int
     splits: int = 1
     slots: int = 2
+    order: str = ORDERS[0]
+
+    @property
+    def launched(self) -> bool:
+        """Whether items are dealt as thread blocks are."""
+        return self.order == "launched"
 
     @property
     def ahead(self) -> int:

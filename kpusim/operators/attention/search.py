@@ -13,7 +13,7 @@ from kpusim.machine import Machine
 from kpusim.operators.attention.estimate import Cost, cost, streamed_bytes
 from kpusim.operators.attention.items import band_lengths
 from kpusim.operators.attention.loads import indices
-from kpusim.operators.attention.mapping import Mapping, wanted
+from kpusim.operators.attention.mapping import ORDERS, Mapping, wanted
 from kpusim.operators.attention.problem import Problem
 from kpusim.operators.declare import sram_bytes
 
@@ -96,9 +96,11 @@ def _contradictions(
     """(problem, found, allowed) of whatever is wrong."""
     if mapping.variant not in VARIANTS:
         yield "no such variant", mapping.variant, list(VARIANTS)
+    if mapping.order not in ORDERS:
+        yield "no such order", mapping.order, list(ORDERS)
     for name, value in asdict(mapping).items():
         least = 2 if name == "slots" and problem.shared else 1
-        if name != "variant" and value < least:
+        if isinstance(value, int) and value < least:
             yield f"{name} is too small", value, f"at least {least}"
             return
     if problem.group % mapping.heads:
@@ -110,6 +112,8 @@ def _contradictions(
     tiles = mapping.stream_tiles(problem) * mapping.splits
     if tiles > machine.tiles.count:
         yield "a team has more tiles than the machine", tiles, f"at most {machine.tiles.count}"
+    if mapping.launched and tiles > 1:
+        yield "items are launched in single tiles", f"{tiles} tiles a team", "1"
     if mapping.splits > 1 and not (mapping.tokens == 1 or mapping.heads == 1):
         yield "split keys want one query or one head in a tile", f"{mapping.heads} heads", "1"
     if mapping.splits > min(band_lengths(problem, mapping)):

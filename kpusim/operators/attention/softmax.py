@@ -46,7 +46,8 @@ def softmax(grid: Grid) -> Section:
         block = (*prepare(grid, "k", ITEM, STEP), *block)
         before, begin, tail = (), turn_queries(grid, ITEM), ()
     skips = grid.skipped(*(name for name in "kv" if grid.problem.prepared(name)))
-    item = (*begin, *_begin(grid), Loop("j", ZERO, seen, block), *skips, *tail, *_end(grid))
+    after = (*_end(grid), *tail) if grid.map.launched else (*tail, *_end(grid))
+    item = (*begin, *_begin(grid), Loop("j", ZERO, seen, block), *skips, *after)
     return grid.section("vector", (*_counts(grid), *before, Loop("w", ZERO, grid.count(stream), item)))
 
 
