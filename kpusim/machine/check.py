@@ -107,6 +107,7 @@ def _engines(machine: Machine) -> Iterator[Impossible]:
     yield from _keys(macs, DTYPE_GROUPS["factor"], ("matrix", "macs_per_cell"))
     yield from _keys(machine.matrix.sustained, [*macs], ("matrix", "sustained"))
     yield from _keys(lanes, VECTOR_CLASSES, ("vector", "lane_cycles"))
+    yield from _keys(machine.vector.fused, VECTOR_CLASSES, ("vector", "fused"))
     if not macs:
         yield Impossible("no dtype can be multiplied", ("matrix", "macs_per_cell"), allowed=DTYPE_GROUPS["factor"])
     for name in VECTOR_CLASSES:

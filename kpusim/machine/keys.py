@@ -20,6 +20,7 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
     "matrix.macs_per_cell": DTYPE_GROUPS["factor"],
     "matrix.sustained": DTYPE_GROUPS["factor"],
     "vector.lane_cycles": VECTOR_CLASSES,
+    "vector.fused": VECTOR_CLASSES,
 }
 """What may stand in a value that is a table."""
 

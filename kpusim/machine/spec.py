@@ -111,6 +111,25 @@ class VectorEngine:
     lane_cycles: Mapping[str, Count] = field(
         hash=False, metadata=about("Cycles that one element occupies one lane, by class of operation.")
     )
+    fused: Mapping[str, Count] = field(
+        factory=dict,
+        hash=False,
+        metadata=about(
+            "The same inside kernels written by hand around a matrix engine, such as attention, which keep operands in "
+            "registers: without loads, addresses and conversions, and for any rows. As `lane_cycles` for a class that is not there. See "
+            "`Machine.fused`."
+        ),
+    )
+    fused_startup_cycles: Cycles = field(
+        default=0, metadata=about("Start-up that each instruction pays in such kernels; only where `fused` is given.")
+    )
+    row_share: MacRate = field(
+        default=1,
+        metadata=about(
+            "Share of the lanes that the elements of one row can use, where lanes are grouped or a row's are worked on "
+            "by few threads that wait for their own results; 1 where a file does not say it: one row can use all."
+        ),
+    )
 
 
 @frozen
@@ -266,6 +285,16 @@ class Machine:
         """The machine as programs see it whose matrix instructions are of the older, synchronous kind."""
         rates = dict.fromkeys(self.matrix.macs_per_cell, self.matrix.synchronous)
         return evolve(self, matrix=evolve(self.matrix, sustained=rates))
+
+    @property
+    def fused(self) -> "Machine":
+        """The machine as programs see it that keep the operands of vector instructions in registers."""
+        vector = self.vector
+        if not vector.fused:
+            return self
+        cycles = {**vector.lane_cycles, **vector.fused}
+        startup = vector.fused_startup_cycles
+        return evolve(self, vector=evolve(vector, lane_cycles=cycles, startup_cycles=startup, row_share=1))
 
     @property
     def alignment_bytes(self) -> int:

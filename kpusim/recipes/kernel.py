@@ -9,6 +9,7 @@ from typing import Any
 from attrs import field, frozen
 
 from kpusim.machine import Machine
+from kpusim.machine.share import shared_among
 from kpusim.operators import Operator
 from kpusim.recipes.row import Row
 
@@ -19,7 +20,9 @@ __all__ = ["Kernel", "Recipe", "sampled"]
 class Kernel:
     """One launch, `times` in a row; its operator, lowered as `mapping` says, or None for a kernel that does nothing.
 
-    synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). eager: the host launches it by
+    synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). fused: it keeps operands of
+    vector instructions in registers (`Machine.fused`). resident: thread blocks that run beside each other on a tile,
+    each with an equal share of it. eager: the host launches it by
     itself, outside a graph. What is too long to be simulated is told by two shorter runs of it: its cycles are those of
     `operator` and, `rounds` times, what `longer` takes more.
     """
@@ -27,10 +30,18 @@ class Kernel:
     operator: Operator | None
     mapping: Any = None
     synchronous: bool = False
+    fused: bool = False
+    resident: int = 1
     times: int = 1
     eager: bool = False
     longer: Operator | None = None
     rounds: Fraction = Fraction(0)
+
+    def seen(self, machine: Machine) -> Machine:
+        """A machine as this kernel sees it."""
+        machine = machine.synchronous if self.synchronous else machine
+        machine = machine.fused if self.fused else machine
+        return shared_among(machine, self.resident) if self.resident > 1 else machine
 
 
 @frozen

@@ -126,7 +126,7 @@ def time_kernel(kernel: Kernel, machine: Machine) -> Timed:
     """Simulates one launch of a kernel. Raises UserError where the machine cannot run it."""
     if kernel.operator is None:
         return Timed(Fraction(0), {})
-    seen = machine.synchronous if kernel.synchronous else machine
+    seen = kernel.seen(machine)
     first = _cycles(kernel.operator, kernel, seen)
     if kernel.longer is None:
         return Timed(Fraction(sum(run.cycles for run in first)), _breakdown(first))
