@@ -1,9 +1,220 @@
-"""Recipes of family gemm."""
+"""Recipes of GEMMs: out[M, N] = A[M, K] . W[N, K]^T by the vendor's library, which picks a block size and parts of K.
+
+The library is column-major, so that it multiplies the other way round: out^T[N, M] = W[N, K] . A^T. Rows are here those
+of W, columns those of A. Thread blocks are dealt to the tiles one by one, in clusters of two that share what they can;
+a block keeps its sums in registers and goes through K in steps, several of which are under way.
+"""
 
 from __future__ import annotations
 
-from kpusim.recipes.kernel import Recipe
+from collections.abc import Iterator
+from fractions import Fraction
+from math import prod
 
-__all__ = ["RECIPES"]
+from attrs import evolve, frozen
 
-RECIPES: tuple[Recipe, ...] = ()
+from kpusim.costs import matmul_timer
+from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS
+from kpusim.machine import Machine
+from kpusim.operators import Operator
+from kpusim.operators.elementwise import Add
+from kpusim.operators.gemm import Gemm
+from kpusim.operators.gemm.mapping import Mapping
+from kpusim.recipes.kernel import Kernel, Recipe, sampled
+
+__all__ = ["RECIPES", "gemm_kernels"]
+
+BLOCKS = (
+    (256, 128), (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64), (64, 32),
+)  # fmt: skip
+"""Rows and columns of a thread block: those of cuBLASLt's table of tiles (`cublasLtMatmulTile_t`) that CUTLASS's
+profiler generates for tensor cores, and half of the smallest."""
+NARROW = 16
+"""Columns up to which there is only one block size, of 128 rows: a matrix times a few vectors."""
+PARTS = 1, 2, 3, 4, 6, 8
+STEP_BYTES = 128  # along K: a row of the swizzled layouts that the matrix instructions read (PTX ISA, `wgmma`)
+STAGES = 6  # steps under way at most; CUTLASS's `StageCountAuto` takes what shared memory holds
+RASTER = 8  # chosen: block rows that are gone through together, as CUTLASS's largest swizzle
+DRAW = Fraction(5, 8)  # chosen: of a DMA engine's bandwidth, what the library counts on for one thread block
+FILL = 2000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
+SHORTEST = 512  # chosen: elements along K of a part, at least
+LONGEST = 2048  # bytes along K, and
+WAVES = 4  # waves of blocks that are simulated; what is longer is told by these
+
+
+@frozen
+class Product:
+    """out^T[rows, columns] of each entry of a batch (0: one product). straight: W lies as [rows, K], else [K, rows]."""
+
+    rows: int
+    columns: int
+    k: int
+    dtype: str
+    out_dtype: str
+    batch: int = 0
+    straight: bool = True
+
+    @property
+    def operator(self) -> Gemm:
+        """It, with W as the first factor."""
+        return Gemm(
+            self.rows, self.columns, self.k, dtype=self.dtype, out_dtype=self.out_dtype, batch=self.batch,
+            transpose_a=not self.straight, transpose_b=True,
+        )  # fmt: skip
+
+    @property
+    def entries(self) -> int:
+        """Products."""
+        return max(self.batch, 1)
+
+    def bytes_of(self, elements: int) -> int:
+        """Of so many factors."""
+        return elements * DTYPE_BITS[self.dtype] // 8
+
+
+@frozen
+class Choice:
+    """A block of rows x columns, the parts that K is split into, and how a cluster stands: blocks down and across."""
+
+    rows: int
+    columns: int
+    parts: int
+    down: int
+    across: int
+
+    def clusters(self, product: Product) -> tuple[int, int]:
+        """Of one part of one entry, along rows and columns."""
+        down, across = self.down * self.rows, self.across * self.columns
+        return ceil_div(product.rows, down), ceil_div(product.columns, across)
+
+    def at_once(self, machine: Machine) -> int:
+        """Clusters that all tiles work on."""
+        return machine.tiles.count // (self.down * self.across)
+
+    def waves(self, product: Product, machine: Machine) -> int:
+        """Of clusters."""
+        return ceil_div(self.parts * product.entries * prod(self.clusters(product)), self.at_once(machine))
+
+    def mapping(self, product: Product, machine: Machine) -> Mapping:
+        """With as many stages as the SRAM holds."""
+        clusters = self.parts * product.entries * prod(self.clusters(product))
+        deep = STEP_BYTES * 8 // DTYPE_BITS[product.dtype]
+        one = Mapping(
+            self.down, self.across, self.rows, self.columns, deep, grid_batch=min(clusters, self.at_once(machine)),
+            raster=RASTER,
+        )  # fmt: skip
+        problem = product.operator.problem
+        fitting = (
+            each for each in range(STAGES, 2, -1) if evolve(one, slots=each).sram_bytes(problem) <= machine.tile_bytes
+        )
+        return evolve(one, slots=next(fitting, 2))
+
+
+def gemm_kernels(
+    m: int, n: int, k: int, dtype: str, *, machine: Machine, out_dtype: str = "", batch: int = 0,
+    transpose_b: bool = True,
+) -> tuple[Kernel, ...]:  # fmt: skip
+    """The launches of a[m, k] times b, which is [n, k] (or, not transposed, [k, n]), `batch` times (0: once).
+
+    dtype: as rows of measurements have it; fp8 is e4m3. out_dtype: "" for bf16, or for dtype if that is fp16, and
+    int32 of int8. Raises UserError for a dtype that the machine cannot multiply.
+    """
+    factor = "fp8_e4m3" if dtype == "fp8" else dtype
+    out = out_dtype or {"int8": "int32", "fp16": "fp16"}.get(dtype, "bf16")
+    product = Product(n, m, k, factor, out, batch, transpose_b)
+    choice = _choose(product, machine)
+    if choice.parts == 1:
+        return (_launch(product, choice, machine),)
+    part = evolve(product, k=ceil_div(k, choice.parts), batch=choice.parts, out_dtype="fp32")
+    return _launch(part, evolve(choice, parts=1), machine), _added_up(product, choice.parts)
+
+
+def _added_up(product: Product, parts: int) -> Kernel:
+    """The sums of all parts of K, which lie in memory in fp32, read once and written as the output."""
+    return Kernel(Add(product.columns, ceil_div(product.rows * parts, 2), dtype="fp32", out_dtype=product.out_dtype))
+
+
+# --- what the library picks -------------------------------------------------------------------------------------------
+
+
+def _choose(product: Product, machine: Machine) -> Choice:
+    """The block size and parts of K of the least estimated time; of equal ones the first, which has larger blocks."""
+    return min(_choices(product), key=lambda choice: _estimate(product, choice, machine))
+
+
+def _choices(product: Product) -> Iterator[Choice]:
+    blocks = BLOCKS if product.columns > NARROW else ((128, NARROW),)
+    parts = [each for each in PARTS if each == 1 or (not product.batch and product.k >= each * SHORTEST)]
+    for rows, columns in blocks:
+        down = 2 if product.rows > rows else 1
+        across = 2 if down == 1 and product.columns > columns else 1
+        for each in parts:
+            yield Choice(rows, columns, each, down, across)
+
+
+def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
+    """Cycles: waves of blocks, each as long as the array or its loads take, or all that comes from memory."""
+    deep = ceil_div(product.k, choice.parts)
+    high, wide = min(choice.rows, product.rows), min(choice.columns, product.columns)
+    loads = product.bytes_of((high + wide) * deep) / (DRAW * machine.dma.bytes_per_cycle)
+    block = max(matmul_timer(machine, product.dtype)(high, wide, deep)[0], float(loads))
+    sums = product.entries * product.rows * product.columns
+    moved = product.entries * product.bytes_of((product.rows + product.columns) * product.k)
+    rate = float(machine.hbm.attainable_bytes_per_cycle)
+    out = DTYPE_BITS[product.out_dtype] / 8
+    finish = high * wide * (out + 4) / float(machine.dma.bytes_per_cycle)  # sums out of registers, and on their way
+    cycles = max(choice.waves(product, machine) * (block + finish), (moved + sums * out) / rate) + FILL
+    if choice.parts > 1:
+        cycles += machine.front_end.launch_cycles + FILL + sums * (8 * choice.parts + out) / rate
+    return cycles
+
+
+# --- what is simulated ------------------------------------------------------------------------------------------------
+
+
+def _launch(product: Product, choice: Choice, machine: Machine) -> Kernel:
+    """One launch, with the less of what is alike: steps along K, waves of blocks."""
+    mapping, waves = choice.mapping(product, machine), choice.waves(product, machine)
+    longest = LONGEST // STEP_BYTES
+    options = {"mapping": mapping, "synchronous": product.dtype == "int8"}
+
+    def deep(of: Product, steps: int) -> Operator:
+        return evolve(of, k=min(steps * mapping.block_k, product.k)).operator
+
+    steps = ceil_div(product.k, mapping.block_k)
+    if steps <= longest:
+        if waves <= WAVES:
+            return Kernel(product.operator, **options)
+        return sampled(lambda count: _excerpt(product, choice, machine, count).operator, waves, WAVES, **options)
+    if waves <= WAVES // 2:
+        return sampled(lambda count: deep(product, count), steps, longest, **options)
+    some = _excerpt(product, choice, machine, WAVES // 2)
+    return evolve(
+        sampled(lambda count: deep(some, count), steps, longest, **options), alike=Fraction(waves, WAVES // 2)
+    )
+
+
+def _excerpt(product: Product, choice: Choice, machine: Machine, waves: int) -> Product:
+    """A product of so many whole waves, which does the same a wave: as many columns (or rows) of blocks, if few."""
+    down, across = choice.clusters(product)
+    count = waves * choice.at_once(machine)
+    if down * across <= count:
+        return evolve(product, batch=count // (down * across)) if product.batch else product
+    fewer = min(down, across, 2 * RASTER)
+    rows, columns = (fewer, count // fewer) if down < across else (count // fewer, fewer)
+    return evolve(
+        product, batch=min(product.batch, 1), rows=rows * choice.down * choice.rows,
+        columns=columns * choice.across * choice.columns,
+    )  # fmt: skip
+
+
+RECIPES = (
+    Recipe(
+        "gemm", "gemm", "out = a @ w.T of the vendor's library",
+        "one launch of dealt blocks; where these are few and K is long, K is split and a second launch adds up",
+        "cuBLAS library documentation (heuristics, cublasLtMatmulTile_t, split-K with a reduction kernel)",
+        lambda row: True,
+        lambda row, machine: gemm_kernels(row.size("M"), row.size("N"), row.size("K"), row.dtype, machine=machine),
+    ),
+)  # fmt: skip

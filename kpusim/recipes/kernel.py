@@ -24,7 +24,8 @@ class Kernel:
     vector instructions in registers (`Machine.fused`). resident: thread blocks that run beside each other on a tile,
     each with an equal share of it. eager: the host launches it by
     itself, outside a graph. What is too long to be simulated is told by two shorter runs of it: its cycles are those of
-    `operator` and, `rounds` times, what `longer` takes more.
+    `operator` and, `rounds` times, what `longer` takes more. alike: and all that so many times, where the simulated is
+    one of equal parts that follow each other.
     """
 
     operator: Operator | None
@@ -36,6 +37,7 @@ class Kernel:
     eager: bool = False
     longer: Operator | None = None
     rounds: Fraction = Fraction(0)
+    alike: Fraction = Fraction(1)
 
     def seen(self, machine: Machine) -> Machine:
         """A machine as this kernel sees it."""

@@ -129,10 +129,10 @@ def time_kernel(kernel: Kernel, machine: Machine) -> Timed:
     seen = kernel.seen(machine)
     first = _cycles(kernel.operator, kernel, seen)
     if kernel.longer is None:
-        return Timed(Fraction(sum(run.cycles for run in first)), _breakdown(first))
+        return Timed(kernel.alike * sum(run.cycles for run in first), _breakdown(first))
     longer = _cycles(kernel.longer, kernel, seen)
     short, long = (sum(run.cycles for run in runs) for runs in (first, longer))
-    return Timed(short + kernel.rounds * (long - short), _breakdown(longer))
+    return Timed(kernel.alike * (short + kernel.rounds * (long - short)), _breakdown(longer))
 
 
 def _cycles(operator: Operator, kernel: Kernel, machine: Machine) -> list[Run]:
