@@ -17,8 +17,9 @@ from kpusim.machine import load_machine
 from kpusim.operators import make_operator
 from kpusim.recipes import table
 from kpusim.recipes.kernel import Kernel, Recipe
+from kpusim.recipes.row import Row
+from kpusim.validate import page, validation
 from kpusim.validate import predict as predicting
-from kpusim.validate import validation
 from kpusim.validate.scatter import draw_scatter
 from kpusim.validate.score import score, spearman
 from kpusim.validate.truth import read_truth, write_predictions
@@ -396,3 +397,43 @@ def test_recipes_are_told(validate):
     assert all(each.keys() == {"name", "family", "about", "reason", "source"} for each in found)
     assert all(f"{each['name']}: recipe for measured rows of {each['family']}" in shown for each in found)
     assert CliRunner().invoke(main, ["explain", "launch-graph"]).stdout.strip() in shown
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def cells(text, first):
+    """The cells of the rows of the page's tables that begin with a cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [row for row in rows if row[0] == first]
+
+
+RAMULATOR = """dram,pattern,mapper,queue_depth,requests,dram_cycles
+HBM2_2000,random,RoBaRaCoCh,32,1000,2883
+"""
+
+
+def test_the_page_has_what_was_found(toys, file, tmp_path, monkeypatch):
+    (tmp_path / "ramulator2.csv").write_text(RAMULATOR)
+    (tmp_path / "scale_sim.csv").write_bytes((PUBLIC.parent / "scale_sim.csv").read_bytes())
+    monkeypatch.setattr(page, "DATA", tmp_path)
+    monkeypatch.setattr(page, "RECIPES", table.RECIPES)
+    monkeypatch.setattr(page, "SECOND_ROWS", (Row("ops", {"kind": "add"}),))
+    found = answered(
+        file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", 12), ("model", "layers", us(*10 * [8]) / 2)))
+    )
+    text, off = page.page(found, 1), 100 * (us(4, 4, 4, 8) / 12 - 1)
+    assert cells(text, "ops")[0] == ["ops", "2", *2 * [f"{(25 + abs(off)) / 2:.1f} %"], "1.000"]
+    assert cells(text, "decoders") == [["decoders", "1", "100.0 %", "100.0 %", ""]]
+    assert cells(text, "ops")[1] == ["ops", "+25.0 % (1)", f"{off:+.1f} % (1)", ""]
+    second = load_machine("a100-80gb")
+    launch = float((second.front_end.launch_cycles + 400) / second.clock_hz * 10**6)
+    assert cells(text, "add") == [["add", "kind=add", f"{launch:.1f}"]]
+    assert cells(text, "HBM2_2000") == [["HBM2_2000", "random", "RoBaRaCoCh", "32", "11.10", "2,884", "2,883", "+1"]]
+    assert len(cells(text, "32x32")) == 12
+    assert all(row[3] == row[4] for row in cells(text, "32x32") + cells(text, "8x8"))
+
+
+@pytest.mark.slow
+def test_the_page_is_up_to_date():
+    assert (page.DOCS / "trust.md").read_text(encoding="utf-8") == page.page(page.validated(2), 2)
