@@ -85,7 +85,7 @@ def query_box(problem: Problem, mapping: Mapping, columns: int) -> tuple[int, ..
 def semaphores(grid: Grid) -> list[Semaphore]:
     """Of all that is loaded."""
     slots, tiles, streams, width = grid.map.slots, grid.tiles, grid.streams, grid.width
-    found = [*full_and_free("q", tiles, 2)]
+    found = [*full_and_free("q", tiles, grid.map.query_slots)]
     if grid.map.launched:
         found += [Semaphore("ended", tiles, 1, 1), *(Semaphore(f"{name}_begin", tiles, 1) for name in _stored(grid))]
     for name in _stored(grid):
@@ -207,7 +207,7 @@ def query_section(grid: Grid, seat: Seat) -> Section:
 
 def _queries(grid: Grid, tile: Expr) -> tuple[Node, ...]:
     """Of the item of one tile, if it has it."""
-    problem, slot, stream, place = grid.problem, ITEM % 2, tile // grid.width, tile % grid.width
+    problem, slot, stream, place = grid.problem, ITEM % grid.map.query_slots, tile // grid.width, tile % grid.width
     turned = problem.rope != "none"
     free, full = (SemaphoreRef(f"q_{state}", tile, slot) for state in ("free", "full"))
     target = View("q_stored" if turned else "q_tile", slot, (), TileSet(tile))

@@ -46,6 +46,11 @@ class Mapping:
         return self.order == "launched"
 
     @property
+    def query_slots(self) -> int:
+        """Buffers for queries: those of the next item come while one is worked on, unless it is launched."""
+        return 1 if self.launched else 2
+
+    @property
     def ahead(self) -> int:
         """Blocks by which the scores are ahead of the values."""
         return 1 if self.variant == "pipelined" else 0
@@ -91,7 +96,7 @@ def wanted(problem: Problem, mapping: Mapping) -> Wanted:
     head, value, keys = problem.head_dim, problem.value_dim, mapping.block_keys
     turns = 1 + mapping.ahead
     found = {
-        "q_tile": (problem.dtype, 2, mapping.shape(problem, head)),
+        "q_tile": (problem.dtype, mapping.query_slots, mapping.shape(problem, head)),
         **_stored(problem, mapping, "k", head),
         **({} if problem.shared else _stored(problem, mapping, "v", value)),
         "s": ("fp32", turns, mapping.shape(problem, keys)),
@@ -145,9 +150,9 @@ def _rotation(problem: Problem, mapping: Mapping) -> Wanted:
     """What turns queries, and keys, by their position."""
     half = problem.head_dim // 2
     found: dict[str, tuple[str, int, tuple[int, ...]]] = {}
-    found["q_stored"] = problem.dtype, 2, mapping.shape(problem, 2 * half)
+    found["q_stored"] = problem.dtype, mapping.query_slots, mapping.shape(problem, 2 * half)
     angles = (*mapping.each_query(problem)[:2], half)
-    found |= dict.fromkeys(("q_cos", "q_sin"), ("fp32", 2, angles))
+    found |= dict.fromkeys(("q_cos", "q_sin"), ("fp32", mapping.query_slots, angles))
     found["turned"] = "fp32", 1, mapping.shape(problem, half)
     if problem.rope == "qk":
         found |= dict.fromkeys(("k_cos", "k_sin"), ("fp32", mapping.slots, (mapping.block_keys, half)))

@@ -20,7 +20,8 @@ def semaphores(grid: Grid) -> list[Semaphore]:
             found.append(Semaphore(f"{name}_ready", tiles, READY_SLOTS))
             found.append(Semaphore(f"{name}_used", tiles, READY_SLOTS, 1))
     if grid.problem.rope != "none":
-        found += [Semaphore("q_ready", tiles, 2), Semaphore("q_used", tiles, 2, 1)]
+        buffers = grid.map.query_slots
+        found += [Semaphore("q_ready", tiles, buffers), Semaphore("q_used", tiles, buffers, 1)]
     return found
 
 
@@ -48,12 +49,12 @@ def multiply(grid: Grid) -> Section:
 
 def _take_queries(grid: Grid, item: Expr) -> Instruction:
     name = "q_full" if grid.problem.rope == "none" else "q_ready"
-    return Instruction("sync", waits=(SemaphoreRef(name, TILE, item % 2),))
+    return Instruction("sync", waits=(SemaphoreRef(name, TILE, item % grid.map.query_slots),))
 
 
 def _drop_queries(grid: Grid) -> Instruction:
     name = "q_free" if grid.problem.rope == "none" else "q_used"
-    return Instruction("sync", signals=(Signal(SemaphoreRef(name, TILE, ITEM % 2)),))
+    return Instruction("sync", signals=(Signal(SemaphoreRef(name, TILE, ITEM % grid.map.query_slots)),))
 
 
 def _scores(grid: Grid, item: Expr, step: Expr) -> Instruction:
@@ -62,7 +63,7 @@ def _scores(grid: Grid, item: Expr, step: Expr) -> Instruction:
     slot, full, free = grid.operand("k", item, step)
     views = (
         View("s", turn, grid.columns(key)),
-        View("q_tile", item % 2),
+        View("q_tile", item % grid.map.query_slots),
         View("k_tile", slot, grid.key_ranges(key)),
     )
     signals = [Signal(SemaphoreRef("s_full", TILE, turn))]

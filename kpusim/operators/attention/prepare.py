@@ -52,7 +52,7 @@ def turn_queries(grid: Grid, item: Expr) -> tuple[Node, ...]:
     """Queries of an item, rotated by their positions."""
     if grid.problem.rope == "none":
         return ()
-    slot = item % 2
+    slot = item % grid.map.query_slots
     waits = SemaphoreRef("q_full", TILE, slot), SemaphoreRef("q_used", TILE, slot)
     signals = Signal(SemaphoreRef("q_free", TILE, slot), "read"), Signal(SemaphoreRef("q_ready", TILE, slot))
     angles = View("q_cos", slot), View("q_sin", slot), View("turned")
