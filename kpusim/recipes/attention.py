@@ -1,9 +1,207 @@
-"""Recipes of family attention."""
+"""Recipes of attention: PyTorch's FlashAttention-2, cuDNN's fused kernel, and none fused.
+
+A thread block takes a band of queries of one head past the keys. Blocks are dealt in the order of bands, then of heads;
+one that ends makes room for the next.
+"""
 
 from __future__ import annotations
 
-from kpusim.recipes.kernel import Recipe
+from collections.abc import Callable
+from functools import partial
 
-__all__ = ["RECIPES"]
+from attrs import evolve, frozen
 
-RECIPES: tuple[Recipe, ...] = ()
+from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS
+from kpusim.machine import Machine
+from kpusim.operators.attention import Attention
+from kpusim.operators.attention.mapping import Mapping
+from kpusim.operators.elementwise import Cast
+from kpusim.operators.rowwise.mapping import Mapping as Rows
+from kpusim.recipes.kernel import Kernel, Recipe, sampled
+from kpusim.recipes.row import Row
+
+__all__ = ["BACKENDS", "RECIPES", "attention_kernels", "flash_splits"]
+
+BACKENDS = "flash", "cudnn", "unfused"
+FLASH = "pytorch, aten/src/ATen/native/transformers/cuda/flash_attn/"
+
+SPLIT_ROWS = 64  # queries of a block where keys are split: flash_fwd_launch_template.h, run_mha_fwd_splitkv_dispatch
+MOST_SPLITS = 128  # flash_api.cpp, set_params_splitkv
+ENOUGH = 0.8  # of what runs at once: as many blocks are not split; there, num_splits_heuristic
+NEARLY = 0.85  # of the best share of all waves is as good, with fewer splits; there
+LANES = 512  # elements of a row block of the combining kernel: 4 each of 128 threads; flash_fwd_launch_template.h
+STEPS = 24  # blocks of keys of an item that are simulated at most; chosen: the first differ from all that follow
+
+
+@frozen
+class Shape:
+    """Of an attention: sizes in elements; kv_heads: heads of keys and values."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    head_dim: int
+    causal: bool
+    dtype: str
+
+
+@frozen
+class Block:
+    """A thread block: a band of queries, keys at a time, blocks resident beside each other on a tile, and the variant."""
+
+    queries: int
+    keys: int
+    resident: int
+    variant: str = "flash"
+
+
+def attention_kernels(
+    batch: int, heads: int, kv_heads: int, queries: int, keys: int, head_dim: int, causal: bool, backend: str,
+    dtype: str, machine: Machine,
+) -> tuple[Kernel, ...]:  # fmt: skip
+    """The launches of softmax(QK^T / sqrt(head_dim)) V by a backend. Raises UserError for heads that do not divide."""
+    if heads % kv_heads:
+        raise UserError("heads of queries are no multiple of those of keys", found=heads, allowed=f"n * {kv_heads}")
+    shape = Shape(batch, heads, kv_heads, queries, keys, head_dim, causal and queries > 1, dtype)
+    return _LAUNCHES[backend](shape, machine)
+
+
+# --- FlashAttention-2 -------------------------------------------------------------------------------------------------
+
+
+def _flash(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
+    """One kernel, or where blocks are few, one on parts of the keys and one that adds them up."""
+    if shape.queries == 1 and shape.heads > shape.kv_heads:  # queries that share keys are rows of one block
+        shape = evolve(shape, heads=shape.kv_heads, queries=shape.heads // shape.kv_heads)
+    blocks = shape.batch * shape.heads * ceil_div(shape.queries, SPLIT_ROWS)
+    size = _split_keys(shape.head_dim)
+    splits = flash_splits(blocks, ceil_div(shape.keys, size), 2 * machine.tiles.count)
+    if splits == 1:
+        return (_launched(shape, _flash_block(shape.head_dim), machine, synchronous=True),)
+    part = ceil_div(ceil_div(shape.keys, size), splits) * size
+    parts = evolve(shape, batch=shape.batch * splits, keys=part, causal=False, queries=_seen(shape, splits, part))
+    first = _launched(parts, Block(SPLIT_ROWS, size, 2), machine, synchronous=True, out_dtype="fp32")
+    return first, _combine(shape.batch * shape.heads * shape.queries, splits, shape, machine)
+
+
+def flash_splits(blocks: int, key_blocks: int, at_once: int) -> int:
+    """Parts of the keys of so many thread blocks, of which so many run at once: num_splits_heuristic."""
+    if blocks >= ENOUGH * at_once:
+        return 1
+    efficiency = {}
+    for splits in range(1, min(MOST_SPLITS, at_once, key_blocks) + 1):
+        if splits == 1 or ceil_div(key_blocks, splits) != ceil_div(key_blocks, splits - 1):
+            waves = blocks * splits / at_once
+            efficiency[splits] = waves / -(-waves // 1)
+    return min(splits for splits, each in efficiency.items() if each >= NEARLY * max(efficiency.values()))
+
+
+def _flash_block(head_dim: int) -> Block:
+    """flash_fwd_launch_template.h: run_mha_fwd_hdim32 to 256, as of an A100 or H100; two where 128 threads are one."""
+    if head_dim <= 64:
+        return Block(128, 128, 2)
+    if head_dim <= 128:
+        return Block(128, 64, 2)
+    if head_dim <= 160:
+        return Block(128, 32, 2)
+    return Block(128, 64, 1) if head_dim <= 224 else Block(64, 64, 2)
+
+
+def _split_keys(head_dim: int) -> int:
+    """flash_fwd_launch_template.h: run_mha_fwd_splitkv_dispatch."""
+    return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+
+
+def _seen(shape: Shape, splits: int, part: int) -> int:
+    """Queries of a part of the keys, in the mean, of which some see it: the blocks of others end at once."""
+    if not shape.causal:
+        return shape.queries
+    first = shape.keys - shape.queries
+    rows = [min(row + SPLIT_ROWS, shape.queries) + first for row in range(0, shape.queries, SPLIT_ROWS)]
+    seen = sum(min(ceil_div(max(row, 1), part), splits) for row in rows)
+    return min(ceil_div(seen, splits) * SPLIT_ROWS, shape.queries)
+
+
+def _combine(rows: int, splits: int, shape: Shape, machine: Machine) -> Kernel:
+    """The parts of each row added up, one after the other: each is asked for when the one before has come.
+
+    Cast stands for it: a part of some rows is read, worked on and written in bf16.
+    """
+    each = max(LANES // shape.head_dim, 4)
+    blocks = ceil_div(rows, each)
+    side = ceil_div(blocks, machine.tiles.count)
+    mapping = Rows(min(blocks, machine.tiles.count), 1, side * each, shape.head_dim, slots=1)
+    make = Cast(mapping.row_tiles * side * each * splits, shape.head_dim, dtype="fp32", out_dtype=shape.dtype)
+    return Kernel(make, mapping, fused=True)
+
+
+# --- cuDNN ------------------------------------------------------------------------------------------------------------
+
+
+def _cudnn(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
+    """Asynchronous matrix instructions; two groups of warps whose softmax hides behind each other's products."""
+    return _launched(shape, Block(128, 128, 1, "pipelined"), machine), Kernel(None)
+
+
+# --- none fused -------------------------------------------------------------------------------------------------------
+
+
+def _unfused(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
+    raise UserError("not yet")
+
+
+# --- launches ---------------------------------------------------------------------------------------------------------
+
+
+def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "", synchronous: bool = False) -> Kernel:
+    """A launch of one thread block for each band of queries of each head."""
+    options = {"synchronous": synchronous, "fused": True, "resident": block.resident}
+
+    def make(keys: int = shape.keys, heads: int = shape.batch * shape.heads) -> Attention:
+        return Attention(
+            shape.queries, keys, shape.head_dim, batch=heads, mask="causal" if shape.causal else "none",
+            dtype=shape.dtype, out_dtype=out_dtype or shape.dtype,
+        )  # fmt: skip
+
+    seen = Kernel(make(), **options).seen(machine)
+    mapping = Mapping(
+        block.variant,
+        block.queries,
+        1,
+        1,
+        min(block.keys, shape.keys),
+        slots=2 if block.variant == "pipelined" else 1,
+        order="launched",
+    )
+    while mapping.sram_bytes(make().problem) > seen.tile_bytes and mapping.block_keys > 1:
+        mapping = evolve(mapping, block_keys=ceil_div(mapping.block_keys, 2))
+    steps = ceil_div(shape.keys, mapping.block_keys)
+    if shape.causal or steps <= STEPS:
+        return Kernel(make(), mapping, **options)
+    return sampled(lambda count: make(count * mapping.block_keys), steps, STEPS, mapping=mapping, **options)
+
+
+_LAUNCHES: dict[str, Callable[[Shape, Machine], tuple[Kernel, ...]]] = {
+    "flash": _flash, "cudnn": _cudnn, "unfused": _unfused,
+}  # fmt: skip
+
+
+def _kernels(row: Row, machine: Machine) -> tuple[Kernel, ...]:
+    names = "B", "Hq", "Hkv", "Sq", "Skv", "D"
+    sizes = [row.size(name) for name in names]
+    return attention_kernels(*sizes, row.flag("causal"), row.word("backend", BACKENDS), row.dtype, machine)
+
+
+def _backend(backend: str, row: Row) -> bool:
+    return row.word("backend", BACKENDS) == backend
+
+
+RECIPES = (
+    Recipe("flash", "attention", "FlashAttention-2", "", FLASH, partial(_backend, "flash"), _kernels),
+    Recipe("cudnn", "attention", "cuDNN", "", "", partial(_backend, "cudnn"), _kernels),
+    Recipe("unfused", "attention", "unfused", "", "", partial(_backend, "unfused"), _kernels),
+)
