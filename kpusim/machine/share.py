@@ -1,4 +1,4 @@
-"""Tiles divided: what one of several programs has that run beside each other on every tile, each on its own data."""
+"""Machines divided: tiles among programs that run beside each other on each, and a machine into equal parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import evolve
 from kpusim.machine.quantities import whole
 from kpusim.machine.spec import Machine, SramPorts
 
-__all__ = ["shared_among"]
+__all__ = ["part_of", "parts_of", "shared_among"]
 
 
 def shared_among(machine: Machine, parts: int) -> Machine:
@@ -34,3 +34,34 @@ def shared_among(machine: Machine, parts: int) -> Machine:
         ) if each_tile else dma,
         noc=evolve(noc, bytes_per_cycle=noc.bytes_per_cycle / parts) if each_tile else noc,
     )  # fmt: skip
+
+
+def parts_of(machine: Machine, most: int) -> int:
+    """The most parts, but no more than `most`, that a machine can be divided into: see `part_of`."""
+    return max(
+        parts for parts in range(1, most + 1) if not (machine.tiles.columns % parts or _channels(machine, parts))
+    )
+
+
+def part_of(machine: Machine, parts: int) -> Machine:
+    """One of so many equal parts: of the columns of tiles, of the channels of each stack, of the shared level.
+
+    What all parts do alike takes one of them as long as the machine takes for all, but for the network between parts.
+    """
+    hbm, shared = machine.hbm, machine.shared
+    return evolve(
+        machine,
+        tiles=evolve(machine.tiles, columns=machine.tiles.columns // parts),
+        hbm=evolve(
+            hbm, channels=hbm.channels // parts, capacity_bytes=hbm.capacity_bytes // parts,
+            bytes_per_cycle=hbm.bytes_per_cycle / parts,
+        ),
+        shared=evolve(
+            shared, capacity_bytes=shared.capacity_bytes // parts, bytes_per_cycle=shared.bytes_per_cycle / parts
+        ) if shared.kind != "none" else shared,
+    )  # fmt: skip
+
+
+def _channels(machine: Machine, parts: int) -> int:
+    """Channels of a stack that are left over."""
+    return machine.hbm.channels % parts

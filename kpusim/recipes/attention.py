@@ -7,7 +7,10 @@ one that ends makes room for the next.
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
+from math import ceil
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -15,6 +18,7 @@ from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
+from kpusim.machine.share import parts_of
 from kpusim.operators.attention import Attention
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.elementwise import Cast
@@ -32,7 +36,10 @@ MOST_SPLITS = 128  # flash_api.cpp, set_params_splitkv
 ENOUGH = 0.8  # of what runs at once: as many blocks are not split; there, num_splits_heuristic
 NEARLY = 0.85  # of the best share of all waves is as good, with fewer splits; there
 LANES = 512  # elements of a row block of the combining kernel: 4 each of 128 threads; flash_fwd_launch_template.h
-STEPS = 24  # blocks of keys of an item that are simulated at most; chosen: the first differ from all that follow
+STEPS = 12  # blocks of keys of an item that are simulated at most; chosen: the first two differ from all that follow
+BANDS = 8  # of queries of a head; chosen: half of that still has long thread blocks beside short ones
+MANY = 4000  # blocks of keys of all thread blocks from which a part of the machine is simulated; chosen: about a second
+PARTS = 4  # into which the machine is divided then at most; chosen: of few tiles, the last thread blocks weigh too much
 
 
 @frozen
@@ -151,38 +158,54 @@ def _cudnn(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
 
 
 def _unfused(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
-    raise UserError("not yet")
+    return (Kernel(None),)
 
 
 # --- launches ---------------------------------------------------------------------------------------------------------
 
 
 def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "", synchronous: bool = False) -> Kernel:
-    """A launch of one thread block for each band of queries of each head."""
-    options = {"synchronous": synchronous, "fused": True, "resident": block.resident}
+    """A launch of one thread block for each band of queries of each head.
 
-    def make(keys: int = shape.keys, heads: int = shape.batch * shape.heads) -> Attention:
+    Where that is long, a part of the machine tells it, with as many thread blocks for each tile; and there, where no
+    mask hides keys, few blocks of keys; where one does, few bands of more heads, which are alike but for their size.
+    """
+    options: dict[str, Any] = {"synchronous": synchronous, "fused": True, "resident": block.resident}
+
+    def make(queries: int, keys: int, heads: int) -> Attention:
         return Attention(
-            shape.queries, keys, shape.head_dim, batch=heads, mask="causal" if shape.causal else "none",
-            dtype=shape.dtype, out_dtype=out_dtype or shape.dtype,
+            queries, keys, shape.head_dim, batch=heads, mask="causal" if shape.causal else "none", dtype=shape.dtype,
+            out_dtype=out_dtype or shape.dtype,
         )  # fmt: skip
 
-    seen = Kernel(make(), **options).seen(machine)
-    mapping = Mapping(
-        block.variant,
-        block.queries,
-        1,
-        1,
-        min(block.keys, shape.keys),
-        slots=2 if block.variant == "pipelined" else 1,
-        order="launched",
-    )
-    while mapping.sram_bytes(make().problem) > seen.tile_bytes and mapping.block_keys > 1:
-        mapping = evolve(mapping, block_keys=ceil_div(mapping.block_keys, 2))
-    steps = ceil_div(shape.keys, mapping.block_keys)
-    if shape.causal or steps <= STEPS:
-        return Kernel(make(), mapping, **options)
-    return sampled(lambda count: make(count * mapping.block_keys), steps, STEPS, mapping=mapping, **options)
+    heads = shape.batch * shape.heads
+    whole = make(shape.queries, shape.keys, heads)
+    mapping = _fitting(block, whole, Kernel(whole, **options).seen(machine))
+    bands, steps = ceil_div(shape.queries, block.queries), ceil_div(shape.keys, mapping.block_keys)
+    if bands * heads * steps <= MANY:
+        return Kernel(whole, mapping, **options)
+    parts = parts_of(machine, PARTS)
+    options |= {"mapping": mapping, "parts": parts}
+
+    def some_bands(count: int) -> Attention:
+        share = Fraction(count, bands)
+        return make(ceil(shape.queries * share), ceil(shape.keys * share), max(round(heads / (parts * share)), 1))
+
+    if shape.causal:
+        return sampled(some_bands, bands, BANDS, **options)
+    share = ceil_div(heads, parts)
+    return sampled(lambda few: make(shape.queries, few * mapping.block_keys, share), steps, STEPS, **options)
+
+
+def _fitting(block: Block, operator: Attention, machine: Machine) -> Mapping:
+    """The mapping of a thread block: with fewer keys at a time where sums and scores find no room beside them."""
+    slots = 2 if block.variant == "pipelined" else 1
+    keys = min(block.keys, operator.keys)
+    while True:
+        mapping = Mapping(block.variant, block.queries, 1, 1, keys, slots=slots, order="launched")
+        if mapping.sram_bytes(operator.problem) <= machine.tile_bytes or keys == 1:
+            return mapping
+        keys = ceil_div(keys, 2)
 
 
 _LAUNCHES: dict[str, Callable[[Shape, Machine], tuple[Kernel, ...]]] = {

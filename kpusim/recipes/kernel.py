@@ -9,7 +9,7 @@ from typing import Any
 from attrs import field, frozen
 
 from kpusim.machine import Machine
-from kpusim.machine.share import shared_among
+from kpusim.machine.share import part_of, shared_among
 from kpusim.operators import Operator
 from kpusim.recipes.row import Row
 
@@ -22,7 +22,8 @@ class Kernel:
 
     synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). fused: it keeps operands of
     vector instructions in registers (`Machine.fused`). resident: thread blocks that run beside each other on a tile,
-    each with an equal share of it. eager: the host launches it by
+    each with an equal share of it. parts: equal parts of the machine, on one of which its share of the operator is
+    simulated. eager: the host launches it by
     itself, outside a graph. What is too long to be simulated is told by two shorter runs of it: its cycles are those of
     `operator` and, `rounds` times, what `longer` takes more. alike: and all that so many times, where the simulated is
     one of equal parts that follow each other.
@@ -33,6 +34,7 @@ class Kernel:
     synchronous: bool = False
     fused: bool = False
     resident: int = 1
+    parts: int = 1
     times: int = 1
     eager: bool = False
     longer: Operator | None = None
@@ -43,6 +45,7 @@ class Kernel:
         """A machine as this kernel sees it."""
         machine = machine.synchronous if self.synchronous else machine
         machine = machine.fused if self.fused else machine
+        machine = part_of(machine, self.parts) if self.parts > 1 else machine
         return shared_among(machine, self.resident) if self.resident > 1 else machine
 
 
