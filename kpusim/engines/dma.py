@@ -10,7 +10,7 @@ before the engine is through with it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from heapq import heappop, heappush
@@ -54,6 +54,10 @@ class Entry:
         return self.returned == len(self.transfer.chunks)
 
 
+Leg = Callable[["DmaQueue", Entry, Chunk, int], None]
+"""A part of a chunk's way, from a cycle on."""
+
+
 class DmaEngine:
     """One engine: it grants chunks of its queues, one by one."""
 
@@ -61,7 +65,7 @@ class DmaEngine:
         dma = machine.dma
         self.number = number
         self._kernel, self._memory, self._network = fabric.kernel, fabric.memory, fabric.network
-        self._sram, self._edges = fabric.sram, fabric.edges
+        self._sram, self._edges, self._translation = fabric.sram, fabric.edges, fabric.translation
         self._limit = dma.outstanding_bytes
         self._ticks = lcm(dma.bytes_per_cycle.numerator, dma.rows_per_cycle.numerator)
         self._byte_ticks = int(self._ticks / Fraction(dma.bytes_per_cycle))
@@ -144,18 +148,30 @@ class DmaEngine:
         """The first leg of a chunk: HBM for a load, SRAM and NoC for a store or a copy."""
         transfer = entry.transfer
         if transfer.kind == "load":
-            if self._edges is None:
-                back = self._memory.access(chunk, transfer.base, now, write=False)
-                self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
-            else:
-                then = partial(self._loaded, queue, entry, chunk)
-                self._edges.read(self.number, queue.unit, chunk, transfer.base, now, then)
+            self._translated(queue, entry, chunk, now, self._load)
             return
         leaves = now if self._sram is None else self._sram.read(transfer, chunk, now)
         if leaves > now:
             self._kernel.at(leaves, Phase.RETURN, queue.unit, lambda: self._leave(queue, entry, chunk, leaves))
         else:
             self._leave(queue, entry, chunk, now)
+
+    def _translated(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int, then: Leg) -> None:
+        """Goes on with `then` once it is known where a chunk's bytes are."""
+        known = self._translation.after(chunk, entry.transfer.base, now)
+        if known > now:
+            self._kernel.at(known, Phase.GRANT, self.number, lambda: then(queue, entry, chunk, known))
+        else:
+            then(queue, entry, chunk, now)
+
+    def _load(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
+        """A load asks the HBM for a chunk."""
+        if self._edges is None:
+            back = self._memory.access(chunk, entry.transfer.base, now, write=False)
+            self._kernel.at(back, Phase.RETURN, queue.unit, lambda: self._loaded(queue, entry, chunk, back))
+        else:
+            then = partial(self._loaded, queue, entry, chunk)
+            self._edges.read(self.number, queue.unit, chunk, entry.transfer.base, now, then)
 
     def _leave(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """The data of a store or a copy sets out from its tile."""
@@ -175,7 +191,8 @@ class DmaEngine:
             queue.arrived(entry, arrivals)
         else:
             at = arrivals[0]
-            self._kernel.at(at, Phase.RETURN, queue.unit, lambda: self._stored(queue, entry, chunk, at))
+            then = partial(self._translated, queue, entry, chunk, at, self._stored)
+            self._kernel.at(at, Phase.RETURN, queue.unit, then)
 
     def _loaded(self, queue: DmaQueue, entry: Entry, chunk: Chunk, now: int) -> None:
         """A load's data has come from HBM and sets out for its tiles."""

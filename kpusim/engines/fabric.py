@@ -30,6 +30,7 @@ from kpusim.engines.shared import Memory, shared_level
 from kpusim.engines.sram import Sram
 from kpusim.engines.stalls import BARRIER, CAUSES, ENGINE, MEMORY, UNIT_CAUSES
 from kpusim.engines.transfer import Transfers
+from kpusim.engines.translation import Translation
 from kpusim.isa.program import Instruction, Loop, Node, Program
 from kpusim.isa.walk import Step
 from kpusim.machine import Machine
@@ -119,6 +120,7 @@ class Fabric:
         self.edges: Edges | None = None
         if machine.hbm.attach == "edges":
             self.edges = Edges(machine, self.kernel, self.network, self.memory, self.hbm.pattern)
+        self.translation = Translation(machine)
         self.sram = Sram(machine, self.kernel, chunk_bytes) if machine.sram.sharing == "shared" else None
         self.semaphores: list[Semaphore] = make_semaphores(program)
         self.causes = causes_of(program)

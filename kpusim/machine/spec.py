@@ -199,6 +199,20 @@ class Dma:
             "aligned block of this size; with 1 B, and where a file does not say it, each row is one of its own."
         ),
     )
+    page_bytes: Size = field(
+        default=2 << 20,  # chosen: what GPUs' drivers give large buffers
+        metadata=about(
+            "Size of the pages whose addresses are translated as one, 2 MiB where a file does not say it; they count "
+            "where there are walks."
+        ),
+    )
+    walk_cycles: Time = field(
+        default=0,
+        metadata=about(
+            "Time to translate the address of a page that no list of the program has reached before, while listed rows "
+            "in it wait; none where a file does not say it. Addresses of boxes are taken to be translated in advance."
+        ),
+    )
     priorities: tuple[int, ...] = field(
         default=(),
         metadata=about(
