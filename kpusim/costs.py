@@ -150,17 +150,19 @@ def matmul_cycles(machine: Machine, m: int, n: int, k: int, dtype: str, *, accum
 def vector_timer(machine: Machine, operation: str) -> Callable[[int, int], int]:
     """The function (elements, bytes moved) -> cycles of a vector instruction of a class such as "add" or "exp".
 
-    The start-up, then the longer of elements * lane-cycles over the lanes and bytes over the SRAM port. No elements
-    take no time. Raises UserError for an unknown class.
+    The start-up, then the longer of elements * lane-cycles over the lanes (of `vector.fill` elements at least) and
+    bytes over the SRAM port. No elements take no time. Raises UserError for an unknown class.
     """
     engine = machine.vector
     startup, lanes, lane_cycles = engine.startup_cycles, engine.lanes, _lane_cycles(machine, operation)
     port, scale = machine.sram.ports.vector.as_integer_ratio()
+    fill = engine.fill
 
     def time(elements: int, bytes_moved: int) -> int:
         if not elements:
             return 0
-        compute, traffic = -(-elements * lane_cycles // lanes), -(-bytes_moved * scale // port)
+        worked = elements if elements > fill else fill
+        compute, traffic = -(-worked * lane_cycles // lanes), -(-bytes_moved * scale // port)
         return startup + (compute if compute > traffic else traffic)
 
     return time

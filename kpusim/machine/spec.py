@@ -116,18 +116,18 @@ class VectorEngine:
         hash=False,
         metadata=about(
             "The same inside kernels written by hand around a matrix engine, such as attention, which keep operands in "
-            "registers: without loads, addresses and conversions, and for any rows. As `lane_cycles` for a class that is not there. See "
-            "`Machine.fused`."
+            "registers: without loads, addresses and conversions. As `lane_cycles` for a class that is not there. See "
+            "`Machine.fused`, where `fill` is 1."
         ),
     )
     fused_startup_cycles: Cycles = field(
         default=0, metadata=about("Start-up that each instruction pays in such kernels; only where `fused` is given.")
     )
-    row_share: MacRate = field(
+    fill: Count = field(
         default=1,
         metadata=about(
-            "Share of the lanes that the elements of one row can use, where lanes are grouped or a row's are worked on "
-            "by few threads that wait for their own results; 1 where a file does not say it: one row can use all."
+            "Elements that keep all lanes busy, as a lane waits for each result before it goes on: an instruction on "
+            "fewer takes as long as on so many. 1 where a file does not say it."
         ),
     )
 
@@ -308,7 +308,7 @@ class Machine:
             return self
         cycles = {**vector.lane_cycles, **vector.fused}
         startup = vector.fused_startup_cycles
-        return evolve(self, vector=evolve(vector, lane_cycles=cycles, startup_cycles=startup, row_share=1))
+        return evolve(self, vector=evolve(vector, lane_cycles=cycles, startup_cycles=startup, fill=1))
 
     @property
     def alignment_bytes(self) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil
-from typing import Any
 
 from attrs import evolve
 
 from kpusim.machine import Machine
 from kpusim.operators.rowwise import Rowwise
 from kpusim.operators.rowwise.mapping import Mapping
+from kpusim.operators.rowwise.work import Work
 from kpusim.recipes.kernel import Kernel, sampled
 
 __all__ = ["THREADS", "dealt", "equal_share"]
@@ -32,23 +32,32 @@ def equal_share(rows: int, tiles: int, resident: int) -> int:
 
 
 def dealt(
-    make: Callable[[int], Rowwise], rows: int, resident: int, piece: int, machine: Machine, **options: Any
+    make: Callable[[int], Rowwise], rows: int, resident: int, piece: int, machine: Machine, **options: int
 ) -> Kernel:
     """One launch of `make(rows)`, an operator on so many rows, with `resident` of them at once on a tile.
 
-    piece: columns of a row that it takes at once; less where the tile has no room for that. options: of the mapping.
+    piece: columns of a row that it takes at once. There are fewer of both where a tile has no room for that. options:
+    of the mapping.
     """
-    whole = make(rows)
-    block = equal_share(rows, machine.tiles.count, resident)
-    piece = min(piece, whole.columns)
-    mapping = Mapping(1, 1, block, piece, **options)
-    while mapping.sram_bytes(whole.work) > machine.tile_bytes and mapping.block_columns > 1:
-        mapping = evolve(mapping, block_columns=ceil(mapping.block_columns / 2))
-    pieces = ceil(whole.columns / mapping.block_columns)
-    mapping = evolve(mapping, column_slots=min(mapping.column_slots, pieces))
-    steps = ceil(rows / (block * machine.tiles.count))
+    whole, tiles = make(rows), machine.tiles.count
+    block = equal_share(rows, tiles, resident)
+    mapping = _fitted(Mapping(1, 1, block, min(piece, whole.columns), **options), whole.work, machine.tile_bytes)
+    steps = ceil(rows / (mapping.block_rows * tiles))
     if steps <= ROUNDS:
-        tiles = min(machine.tiles.count, ceil(rows / block))
-        return Kernel(whole, evolve(mapping, row_tiles=tiles))
-    mapping = evolve(mapping, row_tiles=machine.tiles.count)
-    return sampled(lambda rounds: make(rounds * block * machine.tiles.count), steps, ROUNDS, mapping=mapping)
+        return Kernel(whole, evolve(mapping, row_tiles=min(tiles, ceil(rows / mapping.block_rows))))
+    mapping = evolve(mapping, row_tiles=tiles)
+    return sampled(lambda rounds: make(rounds * mapping.block_rows * tiles), steps, ROUNDS, mapping=mapping)
+
+
+def _fitted(mapping: Mapping, work: Work, room: int) -> Mapping:
+    """The mapping, or as much of it as a tile has room for: fewer rows, then none of what stays, then fewer columns."""
+    while mapping.sram_bytes(work) > room:
+        if mapping.block_rows > 1:
+            mapping = evolve(mapping, block_rows=ceil(mapping.block_rows / 2))
+        elif mapping.column_slots > 1:
+            mapping = evolve(mapping, column_slots=1)
+        elif mapping.block_columns > 1:
+            mapping = evolve(mapping, block_columns=ceil(mapping.block_columns / 2))
+        else:
+            break  # which lowering tells
+    return mapping

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
+from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
 from kpusim.operators.elementwise import Add, Cast, Gelu, Mul, Silu
 from kpusim.operators.rowwise import Rowwise
@@ -15,14 +16,16 @@ from kpusim.recipes.row import Row
 __all__ = ["KINDS", "RECIPES", "elementwise_kernels"]
 
 KINDS = "gelu", "silu", "copy", "add", "mul"
-BYTES = 16  # that a thread loads of an operand at once: aten/src/ATen/native/cuda/CUDALoops.cuh, vectorized kernels
+BYTES = (
+    8  # that a thread loads of an operand at once: aten/src/ATen/native/cuda/CUDALoops.cuh, four elements of 2 bytes
+)
 LINE = (
     512  # elements that lie side by side in a block of these kernels: 128 threads with 4 elements each, CUDALoops.cuh
 )
 
 
 def elementwise_kernels(kind: str, count: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
-    """The launch of an operator on `count` elements: all threads of a tile take 16 bytes of each operand at once."""
+    """The launch of an operator on `count` elements: all threads of a tile take 8 bytes of each operand at once."""
     line = min(LINE, count)
 
     def make(rows: int) -> Rowwise:
@@ -30,8 +33,7 @@ def elementwise_kernels(kind: str, count: int, dtype: str, machine: Machine) -> 
             return Cast(rows, line, dtype=dtype, out_dtype=dtype)
         return _OPERATORS[kind](rows, line, dtype=dtype)
 
-    size = 4 if dtype == "fp32" else 2
-    resident = THREADS * BYTES // size // LINE
+    resident = THREADS * BYTES * 8 // DTYPE_BITS[dtype] // LINE
     return (dealt(make, ceil(count / line), resident, line, machine, slots=2, out_slots=2),)
 
 
@@ -45,7 +47,7 @@ def _kernels(row: Row, machine: Machine) -> Sequence[Kernel]:
 
 RECIPES = (
     Recipe(
-        "elementwise", "eltwise", "one pass; a thread loads 16 bytes of each operand, and as much is under way again",
+        "elementwise", "eltwise", "one pass; a thread loads 8 bytes of each operand, and as much is under way again",
         "the library's kernels take several elements a thread where tensors are contiguous",
         "pytorch, aten/src/ATen/native/cuda/CUDALoops.cuh: vectorized_elementwise_kernel",
         lambda row: True, _kernels,

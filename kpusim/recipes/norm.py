@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 
+from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
 from kpusim.operators.norm import BatchNorm, LayerNorm, RmsNorm, Softmax
 from kpusim.recipes.blocks import THREADS, dealt
@@ -17,10 +18,17 @@ __all__ = ["KINDS", "RECIPES", "norm_kernels"]
 KINDS = "layernorm", "rmsnorm", "softmax", "batchnorm"
 NATIVE = "pytorch, aten/src/ATen/native/cuda/"
 
-ROW_THREADS = 128  # threads of a row of layernorm and rmsnorm: layer_norm_kernel.cu, vectorized_layer_norm_kernel
+MOMENTS_THREADS = 128  # of a row of layernorm and rmsnorm: layer_norm_kernel.cu, vectorized_layer_norm_kernel
+MOMENTS_EACH = 8  # elements of a thread at once: two loads of four, there
 WARP = 32  # threads of a warp
-WARP_ROW = 1024  # elements of a row at most that a warp takes: SoftMax.cpp and PersistentSoftmax.cuh, dim_size <= 1024
+WARP_ROW = 1024  # elements of a row at most that a warp takes: SoftMax.cu, host_softmax, dim_size <= 1024
 WARP_BYTES = 4096  # and its bytes: there, dim_size * sizeof(scalar_t) <= 4096
+WARP_EACH = 6  # elements of a thread at once; chosen: loads are of one element each
+BLOCK_THREADS = 1024  # of a longer row: there, SoftMaxForward_getBlockSize
+BLOCK_EACH = 16  # elements of a thread at once, of rows that are as long; chosen: two loads of 16 bytes
+BLOCK_BYTES = (
+    48 * 1024
+)  # of a row that stays in shared memory: there, sharedMemPerBlock (CUDA: 48 KB without opting in)
 
 
 def norm_kernels(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
@@ -31,32 +39,33 @@ def norm_kernels(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -
 def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
     """LayerNorm or RMSNorm: 128 threads a row, which is read twice, for its moments and to be scaled.
 
-    A thread has 16 elements under way, four loads of four; a row is of two such pieces at least, as it is read twice.
+    So it is of two pieces at least; of one, it would be read once.
     """
-    piece = min(ceil(dim / 2), 16 * ROW_THREADS)
-    resident = max(min(THREADS // ROW_THREADS, 8 * THREADS // piece), 1)
+    piece = min(ceil(dim / 2), MOMENTS_EACH * MOMENTS_THREADS)
 
     def make(count: int) -> LayerNorm | RmsNorm:
         if kind == "rmsnorm":
             return RmsNorm(count, dim, dtype=dtype, out_dtype=dtype)
         return LayerNorm(count, dim, dtype=dtype, out_dtype=dtype, passes="one")  # Welford's: both moments in one pass
 
-    pieces = ceil(dim / piece)
-    return (dealt(make, rows, resident, piece, machine, slots=1, out_slots=1, column_slots=pieces),)
+    options = {"slots": 2, "out_slots": 1, "column_slots": ceil(dim / piece)}
+    return (dealt(make, rows, THREADS // MOMENTS_THREADS, piece, machine, **options),)
 
 
 def _softmax(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
-    """A warp a row where rows are short, 8 elements a lane at once; else one row after the other with all threads."""
-    size = 4 if dtype == "fp32" else 2
-    if dim <= WARP_ROW and dim * size <= WARP_BYTES:
-        resident, piece = THREADS // WARP, 8 * WARP
+    """Short rows: a warp each, which keeps it in registers. Others: all threads, which compute exponentials twice."""
+    size = dim * DTYPE_BITS[dtype] // 8
+    if dim <= WARP_ROW and size <= WARP_BYTES:
+        resident, piece, exponentials = THREADS // WARP, WARP_EACH * WARP, "kept"
+        options = {"slots": ceil(dim / piece), "out_slots": 1}
     else:
-        resident, piece = 1, dim
+        resident, piece, exponentials = 1, BLOCK_EACH * BLOCK_THREADS, "again"
+        options = {"slots": ceil(dim / piece) if size <= BLOCK_BYTES else 1, "out_slots": 2}
 
     def make(count: int) -> Softmax:
-        return Softmax(count, dim, dtype=dtype, out_dtype=dtype)
+        return Softmax(count, dim, dtype=dtype, out_dtype=dtype, exponentials=exponentials)
 
-    return (dealt(make, rows, resident, piece, machine, slots=2, out_slots=2),)
+    return (dealt(make, rows, resident, piece, machine, **options),)
 
 
 def _batchnorm(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
@@ -96,7 +105,7 @@ RECIPES = (
         "rmsnorm", "as layernorm, without a mean", "the same kernel, compiled for rms_norm", "layer_norm_kernel.cu",
     ),
     _recipe(
-        "softmax", "a warp a row of up to 1024 elements, else one row after the other",
+        "softmax", "a warp a row of up to 1024 elements, else one row after the other with all threads",
         "the library has a kernel for short rows, in registers, and one of a thread block a row", "SoftMax.cu",
     ),
     _recipe(

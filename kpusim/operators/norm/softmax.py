@@ -10,6 +10,7 @@ import numpy as np
 from attrs import field, frozen, validators
 
 from kpusim.dtypes import gamma, smallest
+from kpusim.errors import UserError
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.operators.base import Example, Wide
 from kpusim.operators.fp32 import FP32_MAX, U
@@ -32,7 +33,8 @@ class Softmax(Rowwise):
     batch: so many matrices, a dimension in front; 0: one. mask: "causal": rows are queries, the last of as many
     positions as there are columns, and do not see what comes after them; a row that sees nothing becomes zeros. passes,
     where a row does not fit into the SRAM: "two": the greatest first, then the sum; "one": both together (Milakov and
-    Gimelshein, Online normalizer calculation for softmax, 2018).
+    Gimelshein, Online normalizer calculation for softmax, 2018). exponentials: "kept" in the SRAM from the sum to the
+    quotient, or computed "again"; where it is not said, kept if a row is in one piece.
     """
 
     family: ClassVar[str] = "softmax"
@@ -49,23 +51,27 @@ class Softmax(Rowwise):
     scale: float = field(default=1.0, validator=number, kw_only=True)
     mask: str = field(default="none", validator=validators.in_(("none", "causal")), kw_only=True)
     passes: str = field(default="two", validator=validators.in_(("one", "two")), kw_only=True)
+    exponentials: str = field(default="", validator=validators.in_(("", "kept", "again")), kw_only=True)
 
     @classmethod
     def draw(cls, random: Random) -> Self:
         """Any options."""
         options = draw_dtypes(random) | {"batch": random.choice((0, 0, 1, 3)), "scale": random.choice((1.0, 0.125))}
         options |= {"mask": random.choice(("none", "causal")), "passes": random.choice(("one", "two"))}
+        options |= {"exponentials": random.choice(("", "again", "kept" if options["passes"] == "two" else ""))}
         return cls(draw_size(random), draw_size(random), **options)
 
     @property
     def work(self) -> Work:
         """The greatest, the exponentials and their sum, then the quotient."""
+        kept = self.exponentials == "kept"
         causal = self.mask == "causal" and self.out_dtype in REAL  # nothing else can be filled with zeros
         chain = Chain(self.family, self.rows, self.columns, {"entries": max(self.batch, 1), "causal": causal})
         tensor = (ENTRIES, *BLOCK) if self.batch else BLOCK
-        s = self._scores(chain, chain.load("x", self.dtype, tensor=tensor))
+        x, e = chain.load("x", self.dtype, tensor=tensor), chain.temporary("e", held=kept)
+        s = self._scores(chain, x)
         begun = chain.since()
-        most, total, e = chain.temporary("most", ROW), chain.temporary("total", ROW), chain.temporary("e")
+        most, total = chain.temporary("most", ROW), chain.temporary("total", ROW)
         for name in ("next", "change", "part"):
             chain.temporary(name, ROW)
         greatest = Step("row_max", most, (s,)), Step("max", most, (most, -FP32_MAX))  # of none that is seen
@@ -73,9 +79,11 @@ class Softmax(Rowwise):
         summed = Step("row_sum", total, (e,))
         inverse = Step("max", total, (total, 1.0)), Step("reciprocal", total, (total,))  # 1: the greatest's own
         chain.steps += [*greatest, *exponentials, summed, *inverse]
+        if self.exponentials == "again":
+            chain.steps += [*begun, *exponentials]
         last = chain.mark
         chain.to(chain.store("out", self.out_dtype, tensor=tensor), "mul", e, total)
-        final = Sweep((*begun, *exponentials, *chain.since(last)))
+        final = Sweep(chain.since(last) if kept else (*begun, *exponentials, *chain.since(last)))
         if self.passes == "one":
             return chain.work(self._online(begun, s, inverse), final)
         first = Sweep((*begun, greatest[0]), greatest[1:])
@@ -108,6 +116,11 @@ class Softmax(Rowwise):
         )
         start = Step("fill", "most", (-FP32_MAX,)), Step("fill", "total", (0.0,))
         return Sweep((*begun, *each), inverse, start, joined=False)
+
+    def check(self) -> None:
+        """Raises UserError for exponentials that are kept although their greatest is not known yet."""
+        if self.exponentials == "kept" and self.passes == "one":
+            raise UserError("with one pass exponentials change", where="exponentials", found="kept", allowed="again")
 
     @property
     def compulsory_bytes(self) -> int:

@@ -66,11 +66,10 @@ class Chain:
         self.streams.append(Stream(name, name, "out", dtype, tensor, shape))
         return name
 
-    def temporary(self, name: str, shape: Shape = BLOCK, dtype: str = "fp32") -> str:
+    def temporary(self, name: str, shape: Shape = BLOCK, dtype: str = "fp32", *, held: bool = False) -> str:
         """A buffer of its own; the same for the same name."""
-        item = Temporary(name, dtype, shape)
-        if item not in self.temporaries:
-            self.temporaries.append(item)
+        if all(item.name != name for item in self.temporaries):
+            self.temporaries.append(Temporary(name, dtype, shape, held))
         return name
 
     def part(self, of: str, name: str, start: int, length: int) -> str:

@@ -98,6 +98,8 @@ class Mapping:
     def count(self, work: Work, item: Stream | Temporary) -> int:
         """Slots of a buffer."""
         if isinstance(item, Temporary):
+            if item.held and not self.whole(work):
+                return self.pieces(work)
             return self.column_slots if item.kept and self.stays(work) else 1
         if item.kind == "row":
             return ROW_SLOTS

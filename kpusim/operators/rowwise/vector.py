@@ -184,7 +184,9 @@ class Vector:
         item = self.work.operands.get(self.work.buffer(name))
         if isinstance(item, Stream):
             return slot_of(self.work, self.map, item, sweep)
-        return self._here.piece if isinstance(item, Temporary) and item.kept and self.map.stays(self.work) else ZERO
+        if isinstance(item, Temporary) and self.map.count(self.work, item) > 1:
+            return self._here.piece
+        return ZERO
 
 
 def _fill(total: str, op: str) -> Step:

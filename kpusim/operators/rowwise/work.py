@@ -98,11 +98,12 @@ class Stream:
 
 @frozen
 class Temporary:
-    """A buffer that never leaves the SRAM."""
+    """A buffer that never leaves the SRAM. held: of each piece of a block, from one sweep to the next."""
 
     name: str
     dtype: str
     shape: tuple[Dimension, ...]
+    held: bool = False
 
     @property
     def buffer(self) -> str:
