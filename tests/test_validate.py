@@ -317,7 +317,7 @@ def test_the_plain_command_writes_both_files(validate, toys, file, tmp_path):
     (worst,) = (line for line in lines if "kind=add" in line)
     assert worst.split()[:2] == ["2", "ops"]
     assert "+25.0%" in worst
-    assert worst.rstrip().endswith("dma memory 50%, dma idle 20%, vector busy 4%")
+    assert worst.rstrip().endswith("add: dma for memory 50%, dma idle 20%, vector busy 4%")
     assert lines[-2:] == ["Rows: kpusim-out/truth.h200.csv", "Plot: kpusim-out/truth.h200.svg"]
 
 
@@ -333,6 +333,7 @@ def test_json(validate, toys, file):
         "launches": 1,
     }  # fmt: skip
     assert (found["rows"][2]["us"], found["rows"][2]["error_percent"]) == (None, None)
+    assert found["worst"][0]["longest_kernel"] == "add"
     assert found["worst"][0]["breakdown"] == {"dma memory": 0.5, "dma idle": 0.2, "vector busy": 0.04}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,14 @@ from kpusim.cli.options import json_option, keep, set_option
 from kpusim.cli.progress import progress
 
 if TYPE_CHECKING:
-    from kpusim.recipes.kernel import Kernel
     from kpusim.validate.score import Score
     from kpusim.validate.truth import Truth
-    from kpusim.validate.validation import Held, Validation
+    from kpusim.validate.validation import Held, Question, Validation
 
 __all__ = ["command"]
 
 OUTPUT = Path("kpusim-out")
 WORST = "line", "family", "row", "dtype", "recipe", "measured us", "predicted us", "error", "longest kernel"
-PARTS = 3  # of what the cycles went to, in the table of the worst rows
 
 
 @click.command(short_help="Hold predictions against measured rows.")
@@ -67,9 +64,9 @@ def command(
 
     \b
     JSON: machine, csv, plot, all: {rows, mape_percent, median_percent, spearman}, families: {family: {as all}},
-    worst: [{as rows, and breakdown: {what: share of the cycles}}], rows: [{line, family, params, dtype, recipe, us,
-    predicted_us, error_percent, launches}], refused: [{line, error}]; null for what is not defined. With --recipes: a
-    list of {name, family, about, reason, source}.
+    worst: [{as rows, and longest_kernel, breakdown: {what: share of its cycles}}], rows: [{line, family, params,
+    dtype, recipe, us, predicted_us, error_percent, launches}], refused: [{line, error}]; null for what is not
+    defined. With --recipes: a list of {name, family, about, reason, source}.
 
     \b
     Examples:
@@ -83,12 +80,9 @@ def command(
         return
     if truth is None:
         raise click.UsageError("Give a file of measurements, or --recipes.")
-    from kpusim.files import atomic_path
     from kpusim.machine import load_machine
-    from kpusim.processes import cores
     from kpusim.report.picture import check_picture
-    from kpusim.validate.scatter import draw_scatter
-    from kpusim.validate.truth import read_truth, write_predictions
+    from kpusim.validate.truth import read_truth
     from kpusim.validate.validation import Question
 
     loaded = load_machine(machine, sets)
@@ -98,20 +92,10 @@ def command(
     keep(plot, truth, machine)
     check_picture(plot, "--plot")
     rows = _only(read_truth(truth), families)
-    question = Question.of(rows.rows, loaded)
-    kernels = question.kernels
-    with ExitStack() as stack:
-        table, drawn = (stack.enter_context(atomic_path(path)) for path in (output, plot))
-        with progress("simulating", len(kernels)) as begins:
-            found = question.answer(jobs or cores(), lambda kernel: begins(_name(kernel)))
-        predicted = {each.measured.line: each.us for each in found.rows}
-        with table.open("w", encoding="utf-8", newline="") as file:
-            write_predictions(rows, [predicted.get(each.line) for each in rows.rows], file)
-        draw_scatter(found, drawn, plot.suffix.lower())
+    found = _held(rows, Question.of(rows.rows, loaded), jobs, output, plot)
     if as_json:
-        click.echo(
-            json.dumps({"machine": found.machine, "csv": str(output), "plot": str(plot)} | found.json(), indent=2)
-        )
+        written = {"csv": str(output), "plot": str(plot)}
+        click.echo(json.dumps({"machine": found.machine} | written | found.json(), indent=2))
     else:
         _print(found)
         click.echo(f"Rows: {output}\nPlot: {plot}")
@@ -119,6 +103,24 @@ def command(
         click.echo(f"Error: {error}", err=True)
     if found.refused:
         raise click.exceptions.Exit(1)
+
+
+def _held(rows: Truth, question: Question, jobs: int | None, output: Path, plot: Path) -> Validation:
+    """Simulates, and writes both files."""
+    from kpusim.files import atomic_path
+    from kpusim.processes import cores
+    from kpusim.validate.scatter import draw_scatter
+    from kpusim.validate.truth import write_predictions
+    from kpusim.validate.validation import kernel_name
+
+    with atomic_path(output) as table, atomic_path(plot) as drawn:
+        with progress("simulating", len(question.kernels)) as begins:
+            found = question.answer(jobs or cores(), lambda kernel: begins(kernel_name(kernel)))
+        predicted = {each.measured.line: each.us for each in found.rows}
+        with table.open("w", encoding="utf-8", newline="") as file:
+            write_predictions(rows, [predicted.get(each.line) for each in rows.rows], file)
+        draw_scatter(found, drawn, plot.suffix.lower())
+    return found
 
 
 def _only(truth: Truth, families: Sequence[str]) -> Truth:
@@ -135,10 +137,6 @@ def _only(truth: Truth, families: Sequence[str]) -> Truth:
     if not rows:
         raise UserError("no rows of this family", where=str(truth.path), found=", ".join(families))
     return evolve(truth, rows=rows)
-
-
-def _name(kernel: Kernel) -> str:
-    return kernel.operator.family if kernel.operator else "launch"
 
 
 def _recipes(as_json: bool) -> None:
@@ -180,9 +178,8 @@ def _score(score: Score) -> tuple[object, ...]:
 
 def _worst(held: Held) -> tuple[Any, ...]:
     row = held.measured.row
-    shares = list(held.shares().items())[:PARTS]
     return (
         str(held.measured.line), row.family, " ".join(f"{name}={value}" for name, value in row.params.items()),
         row.dtype, held.prediction.recipe, held.measured.us, held.us, f"{held.error_percent:+.1f}%",
-        ", ".join(f"{name} {share:.0%}" for name, share in shares),
+        held.spent(),
     )  # fmt: skip

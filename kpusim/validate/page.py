@@ -106,10 +106,9 @@ def _worst(found: Validation) -> Iterator[str]:
     yield prose.WORST
     rows = []
     for each in found.worst:
-        shares = [f"{name} {share:.0%}" for name, share in [*each.shares().items()][:3]]
         rows.append(
             (each.measured.row.family, _short(each.measured.row), each.measured.row.dtype, each.prediction.recipe,
-             f"{each.measured.us:,.1f}", f"{each.us:,.1f}", f"{each.error_percent:+.1f} %", ", ".join(shares))
+             f"{each.measured.us:,.1f}", f"{each.us:,.1f}", f"{each.error_percent:+.1f} %", each.spent())
         )  # fmt: skip
     columns = ("family", "row", "dtype", "recipe", ">measured us", ">predicted us", ">error", "longest kernel")
     yield table(columns, rows)

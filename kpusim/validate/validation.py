@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from kpusim.engines.stalls import CAUSES
 from kpusim.errors import UserError
 from kpusim.machine import Machine
 from kpusim.recipes.kernel import Kernel
@@ -16,10 +17,16 @@ from kpusim.validate.predict import Launches, Prediction, distinct_kernels, laun
 from kpusim.validate.score import Score, error_percent, score
 from kpusim.validate.truth import Measured
 
-__all__ = ["DECODERS", "Held", "Question", "Validation"]
+__all__ = ["DECODERS", "Held", "Question", "Validation", "kernel_name"]
 
 DECODERS = "model"  # a family of its own: not among `all`
 WORST = 10
+PARTS = 3  # of what a kernel's cycles went to, in words
+
+
+def kernel_name(kernel: Kernel) -> str:
+    """The family of its operator, or "launch"."""
+    return kernel.operator.family if kernel.operator else "launch"
 
 
 @frozen
@@ -51,6 +58,14 @@ class Held:
     def shares(self) -> Mapping[str, float]:
         """What the cycles of its longest kernel went to, the most first."""
         return dict(sorted(self.prediction.breakdown.items(), key=lambda item: -item[1]))
+
+    def spent(self) -> str:
+        """The longest kernel and the first of its `shares` in words: "gemm: matrix busy 80%, dma for vector 30%"."""
+        words = []
+        for what, share in list(self.shares().items())[:PARTS]:
+            unit, _, did = what.partition(" ")
+            words.append(f"{unit} {'for ' * (did in CAUSES)}{did} {share:.0%}")
+        return ": ".join([kernel_name(self.prediction.longest), *([", ".join(words)] if words else [])])
 
 
 @frozen(slots=False)
@@ -91,7 +106,11 @@ class Validation:
             "all": _rounded(self.all),
             "families": {family: _rounded(each) for family, each in self.families.items()},
             "worst": [
-                {**each.json(), "breakdown": {name: round(share, 4) for name, share in each.shares().items()}}
+                {
+                    **each.json(),
+                    "longest_kernel": kernel_name(each.prediction.longest),
+                    "breakdown": {name: round(share, 4) for name, share in each.shares().items()},
+                }
                 for each in self.worst
             ],
             "rows": [each.json() for each in self.rows],
