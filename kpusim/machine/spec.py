@@ -120,9 +120,6 @@ class VectorEngine:
             "`Machine.fused`, where `fill` is 1."
         ),
     )
-    fused_startup_cycles: Cycles = field(
-        default=0, metadata=about("Start-up that each instruction pays in such kernels; only where `fused` is given.")
-    )
     fill: Count = field(
         default=1,
         metadata=about(
@@ -307,8 +304,7 @@ class Machine:
         if not vector.fused:
             return self
         cycles = {**vector.lane_cycles, **vector.fused}
-        startup = vector.fused_startup_cycles
-        return evolve(self, vector=evolve(vector, lane_cycles=cycles, startup_cycles=startup, fill=1))
+        return evolve(self, vector=evolve(vector, lane_cycles=cycles, fill=1))
 
     @property
     def alignment_bytes(self) -> int:

@@ -16,15 +16,16 @@ from attrs import evolve, frozen
 
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
 from kpusim.machine.share import parts_of
 from kpusim.operators.attention import Attention
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.elementwise import Cast
 from kpusim.operators.rowwise.mapping import Mapping as Rows
+from kpusim.recipes.gemm import gemm_kernels
 from kpusim.recipes.kernel import Kernel, Recipe, sampled
 from kpusim.recipes.row import Row
+from kpusim.recipes.rowwise import rowwise_kernels
 
 __all__ = ["BACKENDS", "RECIPES", "attention_kernels", "flash_splits"]
 
@@ -36,9 +37,8 @@ MOST_SPLITS = 128  # flash_api.cpp, set_params_splitkv
 ENOUGH = 0.8  # of what runs at once: as many blocks are not split; there, num_splits_heuristic
 NEARLY = 0.85  # of the best share of all waves is as good, with fewer splits; there
 LANES = 512  # elements of a row block of the combining kernel: 4 each of 128 threads; flash_fwd_launch_template.h
-STEPS = 12  # blocks of keys of an item that are simulated at most; chosen: the first two differ from all that follow
-BANDS = 8  # of queries of a head; chosen: half of that still has long thread blocks beside short ones
-MANY = 4000  # blocks of keys of all thread blocks from which a part of the machine is simulated; chosen: about a second
+STEPS = 16  # blocks of keys of an item that are simulated at most; chosen: the first two differ from all that follow
+MANY = 4500  # blocks of keys of all thread blocks from which a part of the machine is simulated; chosen: about a second
 PARTS = 4  # into which the machine is divided then at most; chosen: of few tiles, the last thread blocks weigh too much
 
 
@@ -58,7 +58,7 @@ class Shape:
 
 @frozen
 class Block:
-    """A thread block: a band of queries, keys at a time, blocks resident beside each other on a tile, and the variant."""
+    """A thread block: queries, keys at a time, blocks resident beside each other on a tile, and the variant."""
 
     queries: int
     keys: int
@@ -158,7 +158,17 @@ def _cudnn(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
 
 
 def _unfused(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
-    return (Kernel(None),)
+    """Scores, scaled, hidden where a mask is, their softmax and its products with values; and the results in order.
+
+    A pass that scales or hides reads and writes all scores, as a copy does.
+    """
+    heads, queries, keys, dim = shape.batch * shape.heads, shape.queries, shape.keys, shape.head_dim
+    scores = gemm_kernels(queries, keys, dim, shape.dtype, machine=machine, batch=heads)
+    scaled = rowwise_kernels("copy", heads * queries, keys, shape.dtype, machine)
+    softmax = rowwise_kernels("softmax", heads * queries, keys, shape.dtype, machine)
+    weighted = gemm_kernels(queries, dim, keys, shape.dtype, machine=machine, batch=heads, transpose_b=False)
+    ordered = rowwise_kernels("copy", heads * queries, dim, shape.dtype, machine)
+    return (*scores, *(scaled * (2 if shape.causal else 1)), *softmax, *weighted, *ordered)
 
 
 # --- launches ---------------------------------------------------------------------------------------------------------
@@ -182,7 +192,7 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
     whole = make(shape.queries, shape.keys, heads)
     mapping = _fitting(block, whole, Kernel(whole, **options).seen(machine))
     bands, steps = ceil_div(shape.queries, block.queries), ceil_div(shape.keys, mapping.block_keys)
-    if bands * heads * steps <= MANY:
+    if bands * heads * steps // (2 if shape.causal else 1) <= MANY:
         return Kernel(whole, mapping, **options)
     parts = parts_of(machine, PARTS)
     options |= {"mapping": mapping, "parts": parts}
@@ -192,7 +202,7 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
         return make(ceil(shape.queries * share), ceil(shape.keys * share), max(round(heads / (parts * share)), 1))
 
     if shape.causal:
-        return sampled(some_bands, bands, BANDS, **options)
+        return sampled(some_bands, bands, max(STEPS * mapping.block_keys // block.queries, 2), **options)
     share = ceil_div(heads, parts)
     return sampled(lambda few: make(shape.queries, few * mapping.block_keys, share), steps, STEPS, **options)
 
