@@ -99,5 +99,5 @@ def _store(grid: Grid, tile: Expr) -> Instruction:
     view = View("result", ZERO, ranges, TileSet(tile))
     signals: tuple[Signal, ...] = (Signal(free, "read"),)
     if grid.map.launched:
-        signals += (Signal(SemaphoreRef("ended", tile, ZERO)),)
+        signals += (Signal(SemaphoreRef("ended", tile, ZERO), "read"),)
     return Instruction("store", (box, view), (), (full,), signals)

@@ -28,7 +28,7 @@ class Mapping:
     by the next block of keys meanwhile (as FuseMax, arXiv:2406.10491, keeps its matrix engine busy). slots: buffers for
     keys and for values. order: "longest": teams take the longest items first, and load the next while they end one;
     "launched": in the order of queries and sequences, each to the team that is done first, which begins it when the
-    results of the one before are in HBM, as GPUs do with thread blocks. Then each tile is a team of its own.
+    results of the one before have left, as GPUs do with thread blocks. Then each tile is a team of its own.
     """
 
     variant: str

@@ -41,7 +41,7 @@ def multiply(grid: Grid) -> Section:
     if skipped:  # which take as long as the others' blocks: nothing may wait for it
         idle = minimum(1, grid.steps(grid.stream, ITEM) - seen)
         tail = once(idle, last, *skipped), following, once(1 - idle, last)
-    elif grid.map.launched:  # whose queries only come when the results are in HBM
+    elif grid.map.launched:  # whose queries only come when the results have left
         tail = last, following
     first = _take_queries(grid, ZERO), _scores(grid, ZERO, ZERO)
     return grid.section("matrix", (*first, Loop("w", ZERO, count, (rest, _drop_queries(grid), *tail))))
