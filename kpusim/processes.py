@@ -7,20 +7,28 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TypeVar
 
 from kpusim.errors import UserError
 
 __all__ = ["cores", "map_in_order"]
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, in a period of so many
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may keep busy: those that it may run on, or fewer where a container has a quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no cgroups, or "max": no quota
+        quota, period = QUOTA.read_text(encoding="ascii").split()
+        return min(allowed, max(1, int(quota) // int(period)))
+    return allowed
 
 
 def map_in_order(

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
+from kpusim import processes
 from kpusim.cli import main
 from kpusim.errors import UserError
 from kpusim.machine import load_machine
@@ -216,6 +217,18 @@ def test_launches_are_those_of_the_machine(file):
 def test_processes_change_nothing(file):
     path = file(HEAD, f"launch,{GRAPH},bf16,1", f"launch,{EAGER},bf16,9")
     assert answered(path, jobs=2).json() == answered(path).json()
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4), ("max 100000", 4), (None, 4)],
+)
+def test_as_many_processes_as_a_container_may_keep_busy(tmp_path, monkeypatch, quota, expected):
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(processes, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda process: range(4), raising=False)
+    assert processes.cores() == expected
 
 
 def test_a_kernel_is_simulated_once_however_often_it_is_launched(toys, file):
