@@ -30,25 +30,30 @@ from kpusim.recipes.rowwise import rowwise_kernels
 __all__ = ["BACKENDS", "RECIPES", "attention_kernels", "flash_splits"]
 
 BACKENDS = "flash", "cudnn", "unfused"
+OUT_DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "fp8_e4m3": "bf16"}
 FLASH = "pytorch, aten/src/ATen/native/transformers/cuda/flash_attn/"
 
+HEAD_DIMS = 32  # steps of the head dims that kernels are made for: static_switch.h, HEADDIM_SWITCH
 SPLIT_ROWS = 64  # queries of a block where keys are split: flash_fwd_launch_template.h, run_mha_fwd_splitkv_dispatch
 MOST_SPLITS = 128  # flash_api.cpp, set_params_splitkv
 ENOUGH = 0.8  # of what runs at once: as many blocks are not split; there, num_splits_heuristic
 NEARLY = 0.85  # of the best share of all waves is as good, with fewer splits; there
-LANES = 512  # elements of a row block of the combining kernel: 4 each of 128 threads; flash_fwd_launch_template.h
 STEPS = 16  # blocks of keys of an item that are simulated at most; chosen: the first two differ from all that follow
-MANY = 4500  # blocks of keys of all thread blocks from which a part of the machine is simulated; chosen: about a second
+FEWEST = 4  # and where items are many; chosen: half of it is still a first one and another
+MANY = 4500  # blocks of keys of all items from which a part of the machine is simulated; chosen: about a second
 PARTS = 4  # into which the machine is divided then at most; chosen: of few tiles, the last thread blocks weigh too much
+LONG = 8  # chosen: times as many keys as queries, from which a causal mask hides hardly any
 
 
 @frozen
 class Shape:
-    """Of an attention: sizes in elements; kv_heads: heads of keys and values."""
+    """Of an attention: sizes in elements.
+
+    Each head has keys of its own: where heads share them, the second one to read them finds them in the shared level.
+    """
 
     batch: int
     heads: int
-    kv_heads: int
     queries: int
     keys: int
     head_dim: int
@@ -73,7 +78,13 @@ def attention_kernels(
     """The launches of softmax(QK^T / sqrt(head_dim)) V by a backend. Raises UserError for heads that do not divide."""
     if heads % kv_heads:
         raise UserError("heads of queries are no multiple of those of keys", found=heads, allowed=f"n * {kv_heads}")
-    shape = Shape(batch, heads, kv_heads, queries, keys, head_dim, causal and queries > 1, dtype)
+    factor = "fp8_e4m3" if dtype == "fp8" else dtype
+    if factor not in OUT_DTYPES:
+        raise UserError("attention does not work in this dtype", found=dtype, allowed=["fp8", *OUT_DTYPES])
+    group = heads // kv_heads
+    if queries == 1 and group > 1:  # queries that share keys are rows of one block: flash_api.cpp, mha_fwd
+        heads, queries, causal = kv_heads, group, False
+    shape = Shape(batch, heads, queries, keys, head_dim, causal and queries > 1, factor)
     return _LAUNCHES[backend](shape, machine)
 
 
@@ -82,8 +93,6 @@ def attention_kernels(
 
 def _flash(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
     """One kernel, or where blocks are few, one on parts of the keys and one that adds them up."""
-    if shape.queries == 1 and shape.heads > shape.kv_heads:  # queries that share keys are rows of one block
-        shape = evolve(shape, heads=shape.kv_heads, queries=shape.heads // shape.kv_heads)
     blocks = shape.batch * shape.heads * ceil_div(shape.queries, SPLIT_ROWS)
     size = _split_keys(shape.head_dim)
     splits = flash_splits(blocks, ceil_div(shape.keys, size), 2 * machine.tiles.count)
@@ -138,12 +147,13 @@ def _combine(rows: int, splits: int, shape: Shape, machine: Machine) -> Kernel:
 
     Cast stands for it: a part of some rows is read, worked on and written in bf16.
     """
-    each = max(LANES // shape.head_dim, 4)
+    dim = ceil_div(shape.head_dim, HEAD_DIMS) * HEAD_DIMS
+    each = 4 if dim % 128 == 0 else 8 if dim % 64 == 0 else 16  # flash_fwd_launch_template.h, run_flash_splitkv_fwd
     blocks = ceil_div(rows, each)
     side = ceil_div(blocks, machine.tiles.count)
     mapping = Rows(min(blocks, machine.tiles.count), 1, side * each, shape.head_dim, slots=1)
-    make = Cast(mapping.row_tiles * side * each * splits, shape.head_dim, dtype="fp32", out_dtype=shape.dtype)
-    return Kernel(make, mapping, fused=True)
+    read = mapping.row_tiles * side * each * splits
+    return Kernel(Cast(read, shape.head_dim, dtype="fp32", out_dtype=OUT_DTYPES[shape.dtype]), mapping, fused=True)
 
 
 # --- cuDNN ------------------------------------------------------------------------------------------------------------
@@ -181,11 +191,13 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
     mask hides keys, few blocks of keys; where one does, few bands of more heads, which are alike but for their size.
     """
     options: dict[str, Any] = {"synchronous": synchronous, "fused": True, "resident": block.resident}
+    if shape.causal and shape.keys >= LONG * shape.queries:
+        shape = evolve(shape, causal=False, keys=shape.keys - shape.queries // 2)
 
     def make(queries: int, keys: int, heads: int) -> Attention:
         return Attention(
             queries, keys, shape.head_dim, batch=heads, mask="causal" if shape.causal else "none", dtype=shape.dtype,
-            out_dtype=out_dtype or shape.dtype,
+            out_dtype=out_dtype or OUT_DTYPES[shape.dtype],
         )  # fmt: skip
 
     heads = shape.batch * shape.heads
@@ -196,15 +208,16 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
         return Kernel(whole, mapping, **options)
     parts = parts_of(machine, PARTS)
     options |= {"mapping": mapping, "parts": parts}
+    most = max(min(STEPS, 2 * MANY * parts // (bands * heads)), FEWEST)
 
     def some_bands(count: int) -> Attention:
         share = Fraction(count, bands)
         return make(ceil(shape.queries * share), ceil(shape.keys * share), max(round(heads / (parts * share)), 1))
 
     if shape.causal:
-        return sampled(some_bands, bands, max(STEPS * mapping.block_keys // block.queries, 2), **options)
+        return sampled(some_bands, bands, max(most * mapping.block_keys // block.queries, FEWEST), **options)
     share = ceil_div(heads, parts)
-    return sampled(lambda few: make(shape.queries, few * mapping.block_keys, share), steps, STEPS, **options)
+    return sampled(lambda few: make(shape.queries, few * mapping.block_keys, share), steps, most, **options)
 
 
 def _fitting(block: Block, operator: Attention, machine: Machine) -> Mapping:
@@ -224,9 +237,9 @@ _LAUNCHES: dict[str, Callable[[Shape, Machine], tuple[Kernel, ...]]] = {
 
 
 def _kernels(row: Row, machine: Machine) -> tuple[Kernel, ...]:
-    names = "B", "Hq", "Hkv", "Sq", "Skv", "D"
-    sizes = [row.size(name) for name in names]
-    return attention_kernels(*sizes, row.flag("causal"), row.word("backend", BACKENDS), row.dtype, machine)
+    batch, heads, kv_heads, queries, keys, dim = (row.size(name) for name in ("B", "Hq", "Hkv", "Sq", "Skv", "D"))
+    causal, backend = row.flag("causal"), row.word("backend", BACKENDS)
+    return attention_kernels(batch, heads, kv_heads, queries, keys, dim, causal, backend, row.dtype, machine)
 
 
 def _backend(backend: str, row: Row) -> bool:
@@ -234,7 +247,32 @@ def _backend(backend: str, row: Row) -> bool:
 
 
 RECIPES = (
-    Recipe("flash", "attention", "FlashAttention-2", "", FLASH, partial(_backend, "flash"), _kernels),
-    Recipe("cudnn", "attention", "cuDNN", "", "", partial(_backend, "cudnn"), _kernels),
-    Recipe("unfused", "attention", "unfused", "", "", partial(_backend, "unfused"), _kernels),
+    Recipe(
+        "attention-flash",
+        "attention",
+        "FlashAttention-2: a band of 128 queries a thread block; keys split where these are few",
+        "made for the instructions of the generation before: products and softmax of a block take turns; two thread "
+        "blocks a tile, each of four warps, hide each other's waiting",
+        FLASH + "flash_api.cpp and flash_fwd_launch_template.h; Dao, arXiv:2307.08691",
+        partial(_backend, "flash"),
+        _kernels,
+    ),
+    Recipe(
+        "attention-cudnn",
+        "attention",
+        "cuDNN's fused kernel: 128 queries by 128 keys, softmax beside the products",
+        "asynchronous products of one group of warps hide the softmax of the other; a short second kernel",
+        "Shah et al., FlashAttention-3, arXiv:2407.08608; kernels of cuDNN's frontend are named ..._128x128x128",
+        partial(_backend, "cudnn"),
+        _kernels,
+    ),
+    Recipe(
+        "attention-unfused",
+        "attention",
+        "products, scaling, softmax, products and a copy, through memory",
+        "five launches: what a framework does with each operator by itself",
+        "the measurements' account of them",
+        partial(_backend, "unfused"),
+        _kernels,
+    ),
 )
