@@ -12,6 +12,7 @@ from math import ceil
 from attrs import evolve
 
 from kpusim.machine import Machine
+from kpusim.machine.share import parts_of
 from kpusim.operators.rowwise import Rowwise
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.work import Work
@@ -19,10 +20,10 @@ from kpusim.recipes.kernel import Kernel, sampled
 
 __all__ = ["THREADS", "dealt", "equal_share"]
 
-THREADS = (
-    2048  # threads resident a tile: CUDA C++ Programming Guide, technical specifications, compute capability 8.0, 9.0
-)
-ROUNDS = 12  # blocks a tile that are simulated at most; chosen: the first two or three differ from all that follow
+THREADS = 2048  # resident a tile: CUDA C++ Programming Guide, technical specifications, compute capability 8.0 and 9.0
+PARTS = 4  # of the machine at most, of which one is simulated; chosen: as many as still share channels by turns
+ROUNDS = 4, 12  # blocks a tile that are simulated, at least and at most; chosen: the first two differ from what follows
+RUNS = 16384  # pieces of rows in so many blocks; chosen: about a second of simulation
 
 
 def equal_share(rows: int, tiles: int, resident: int) -> int:
@@ -42,11 +43,18 @@ def dealt(
     whole, tiles = make(rows), machine.tiles.count
     block = equal_share(rows, tiles, resident)
     mapping = _fitted(Mapping(1, 1, block, min(piece, whole.columns), **options), whole.work, machine.tile_bytes)
-    steps = ceil(rows / (mapping.block_rows * tiles))
-    if steps <= ROUNDS:
-        return Kernel(whole, evolve(mapping, row_tiles=min(tiles, ceil(rows / mapping.block_rows))))
-    mapping = evolve(mapping, row_tiles=tiles)
-    return sampled(lambda rounds: make(rounds * mapping.block_rows * tiles), steps, ROUNDS, mapping=mapping)
+    blocks = ceil(rows / mapping.block_rows)
+    if blocks <= tiles:
+        return Kernel(whole, evolve(mapping, row_tiles=blocks))
+    parts = parts_of(machine, PARTS)
+    tiles //= parts
+    mapping, each = evolve(mapping, row_tiles=tiles), mapping.block_rows * tiles
+    steps = ceil(rows / parts / each)
+    least, most = ROUNDS
+    most = max(least, min(most, RUNS // (each * mapping.pieces(whole.work))))
+    if steps <= most:
+        return Kernel(make(ceil(rows / parts)), mapping, parts=parts)
+    return sampled(lambda rounds: make(rounds * each), steps, most, mapping=mapping, parts=parts)
 
 
 def _fitted(mapping: Mapping, work: Work, room: int) -> Mapping:

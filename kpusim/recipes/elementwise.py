@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from kpusim.isa.tables import DTYPE_BITS
+from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.elementwise import Add, Cast, Gelu, Mul, Silu
 from kpusim.operators.rowwise import Rowwise
@@ -15,6 +15,7 @@ from kpusim.recipes.row import Row
 
 __all__ = ["KINDS", "RECIPES", "elementwise_kernels"]
 
+REAL = DTYPE_GROUPS["real"]
 KINDS = "gelu", "silu", "copy", "add", "mul"
 BYTES = (
     8  # that a thread loads of an operand at once: aten/src/ATen/native/cuda/CUDALoops.cuh, four elements of 2 bytes
@@ -42,7 +43,7 @@ _OPERATORS: dict[str, type[Gelu | Silu | Add | Mul]] = {"gelu": Gelu, "silu": Si
 
 def _kernels(row: Row, machine: Machine) -> Sequence[Kernel]:
     kind = row.word("kind", KINDS)
-    return elementwise_kernels(kind, row.size("rows") * row.size("dim"), row.dtype, machine)
+    return elementwise_kernels(kind, row.size("rows") * row.size("dim"), row.typed(REAL), machine)
 
 
 RECIPES = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 
-from kpusim.isa.tables import DTYPE_BITS
+from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.norm import BatchNorm, LayerNorm, RmsNorm, Softmax
 from kpusim.recipes.blocks import THREADS, dealt
@@ -16,13 +16,14 @@ from kpusim.recipes.row import Row
 __all__ = ["KINDS", "RECIPES", "norm_kernels"]
 
 KINDS = "layernorm", "rmsnorm", "softmax", "batchnorm"
+REAL = DTYPE_GROUPS["real"]
 NATIVE = "pytorch, aten/src/ATen/native/cuda/"
 
 MOMENTS_THREADS = 128  # of a row of layernorm and rmsnorm: layer_norm_kernel.cu, vectorized_layer_norm_kernel
-MOMENTS_EACH = 8  # elements of a thread at once: two loads of four, there
+MOMENTS_EACH = 8, 16  # elements of a thread at once: chosen, two to four loads of four, as compilers unroll such loops
 WARP = 32  # threads of a warp
-WARP_ROW = 1024  # elements of a row at most that a warp takes: SoftMax.cu, host_softmax, dim_size <= 1024
-WARP_BYTES = 4096  # and its bytes: there, dim_size * sizeof(scalar_t) <= 4096
+WARP_ROW = 2048  # elements of a row at most that a warp takes: SoftMax.cu of 2.10, host_softmax, dim_size <= 2048
+WARP_BYTES = 8192  # and its bytes: there, dim_size * sizeof(scalar_t) <= 8192
 WARP_EACH = 6  # elements of a thread at once; chosen: loads are of one element each
 BLOCK_THREADS = 1024  # of a longer row: there, SoftMaxForward_getBlockSize
 BLOCK_EACH = 16  # elements of a thread at once, of rows that are as long; chosen: two loads of 16 bytes
@@ -41,7 +42,8 @@ def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tu
 
     So it is of two pieces at least; of one, it would be read once.
     """
-    piece = min(ceil(dim / 2), MOMENTS_EACH * MOMENTS_THREADS)
+    least, most = (each * MOMENTS_THREADS for each in MOMENTS_EACH)
+    piece = min(ceil(dim / 2), max(least, ceil(dim / 3)), most)
 
     def make(count: int) -> LayerNorm | RmsNorm:
         if kind == "rmsnorm":
@@ -70,15 +72,14 @@ def _softmax(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel,
 
 def _batchnorm(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
     """Two launches for statistics of columns (to fp32; their inverse roots), then one for all elements."""
-    piece = min(dim, 512)
-    resident = max(8 * THREADS // piece, 1)
+    piece = min(dim, 8 * THREADS)
 
     def make(count: int) -> BatchNorm:
         return BatchNorm(count, dim, dtype=dtype, out_dtype=dtype)
 
+    few = dealt(make, 1, 1, dim, machine)
     options = {"slots": 2, "out_slots": 2, "column_slots": ceil(dim / piece)}
-    few = dealt(lambda count: BatchNorm(count, dim, dtype=dtype, out_dtype=dtype), 1, 1, dim, machine)
-    return few, few, dealt(make, rows, resident, piece, machine, **options)
+    return few, few, dealt(make, rows, 8 * THREADS // piece, piece, machine, **options)
 
 
 _LAUNCHES: dict[str, Callable[[int, int, str, Machine], tuple[Kernel, ...]]] = {
@@ -91,7 +92,7 @@ _LAUNCHES: dict[str, Callable[[int, int, str, Machine], tuple[Kernel, ...]]] = {
 
 def _recipe(kind: str, about: str, reason: str, source: str) -> Recipe:
     def kernels(row: Row, machine: Machine) -> Sequence[Kernel]:
-        return norm_kernels(kind, row.size("rows"), row.size("dim"), row.dtype, machine)
+        return norm_kernels(kind, row.size("rows"), row.size("dim"), row.typed(REAL), machine)
 
     return Recipe(kind, "norm", about, reason, NATIVE + source, lambda row: row.word("kind", KINDS) == kind, kernels)
 

@@ -41,6 +41,12 @@ class Row:
             raise self._wrong(name, found, allowed)
         return found
 
+    def typed(self, allowed: Sequence[str]) -> str:
+        """Its dtype, which is one of some. Raises UserError."""
+        if self.dtype not in allowed:
+            raise UserError("cannot be", where=f"{self.where}: dtype", found=self.dtype, allowed=allowed)
+        return self.dtype
+
     def _wrong(self, name: str, found: object, allowed: Sequence[str] | str) -> UserError:
         problem = "missing" if found is None else "cannot be"
         return UserError(problem, where=f"{self.where}: params.{name}", found=found, allowed=allowed)
