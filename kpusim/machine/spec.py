@@ -92,8 +92,8 @@ class MatrixEngine:
     synchronous: MacRate = field(
         default=1,
         metadata=about(
-            "Share of that rate which programs reach whose matrix instructions are of an older kind, fed through "
-            "registers and waited for one by one; 1 where a file does not say it. See `Machine.synchronous`."
+            "Share of what is sustained that programs reach whose matrix instructions are of an older kind, fed "
+            "through registers and waited for one by one; 1 where a file does not say it. See `Machine.synchronous`."
         ),
     )
 
@@ -294,8 +294,12 @@ class Machine:
     @property
     def synchronous(self) -> "Machine":
         """The machine as programs see it whose matrix instructions are of the older, synchronous kind."""
-        rates = dict.fromkeys(self.matrix.macs_per_cell, self.matrix.synchronous)
-        return evolve(self, matrix=evolve(self.matrix, sustained=rates))
+        matrix = self.matrix
+        rates = {
+            dtype: whole(matrix.synchronous * Fraction(matrix.sustained.get(dtype, 1)))
+            for dtype in matrix.macs_per_cell
+        }
+        return evolve(self, matrix=evolve(matrix, sustained=rates))
 
     @property
     def fused(self) -> "Machine":
