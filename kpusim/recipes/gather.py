@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from kpusim.isa.expr import ceil_div
+from math import ceil
+
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
+from kpusim.machine.share import part_of, parts_of
 from kpusim.operators.gather import Gather
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.recipes.kernel import Kernel, Recipe, sampled
+from kpusim.recipes.row import Row
 
 __all__ = ["RECIPES", "gather_kernels"]
 
-BLOCK_BYTES = 8192  # of rows that a tile asks for at once; chosen: 512 threads of 16 bytes, a vectorised access
-BLOCK_ROWS = 128  # and most of them; chosen: so that all blocks under way keep every bank of the HBM at work
-BLOCKS = 4  # under way in a tile: 2048 threads, the most that it holds (CUDA C++ Programming Guide, compute capability)
-ROUNDS = 8  # of blocks that are simulated; chosen: those that fill the pipeline, and as many that go through it
+BLOCKS = 4  # under way in a tile: 2048 threads, the most that it holds (CUDA C++ Programming Guide), are 4 of 512
+BLOCK_BYTES = 8192  # of the rows of a block: 512 threads of 16 bytes, the widest access (CUDA C++ Programming Guide)
+BLOCK_ROWS = 64  # at most; chosen: what the HBM needs under way, several times, as more would only wait there
+ROUNDS = 20  # of blocks that are simulated; chosen: half of them have filled the queues of the HBM
+PARTS = 4  # of the machine, at most, of which one is simulated; chosen: random rows are spread alike over all
 
 
 def gather_kernels(n: int, width: int, table_rows: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
     """out[i, :] = table[index[i], :] for n int64 indices, uniformly random, of rows of `width` elements.
 
-    Tiles work at blocks of rows. Threads do not know rows: one longer than a block is several, each listed by itself.
+    Threads do not know rows: one longer than a block is several, each listed by itself.
     """
-    pieces = ceil_div(width * DTYPE_BITS[dtype], BLOCK_BYTES * 8)
-    columns = ceil_div(width, pieces)
-    rows = min(BLOCK_BYTES * 8 // (columns * DTYPE_BITS[dtype]), BLOCK_ROWS)
-    lanes = min(machine.tiles.count, ceil_div(n * pieces, rows))
+    bits = DTYPE_BITS[dtype]
+    pieces = ceil(width * bits / (BLOCK_BYTES * 8))
+    columns = ceil(width / pieces)
+    rows = min(BLOCK_BYTES * 8 // (columns * bits), BLOCK_ROWS)
+    blocks, listed = ceil(n * pieces / rows), n * pieces
+    parts = parts_of(machine, PARTS) if blocks >= machine.tiles.count else 1
+    lanes = min(part_of(machine, parts).tiles.count, blocks)
 
     def make(count: int) -> Gather:
-        return Gather(table_rows * pieces, columns, count, dtype=dtype, index_dtype="int64")
+        return Gather(ceil(table_rows * pieces / parts), columns, count, dtype=dtype, index_dtype="int64")
 
-    return (sampled(make, n * pieces, ROUNDS * rows * lanes, mapping=Mapping(lanes, rows, columns, BLOCKS)),)
+    mapping = Mapping(lanes, rows, columns, BLOCKS)
+    return (sampled(make, ceil(listed / parts), ROUNDS * rows * lanes, mapping=mapping, parts=parts),)
+
+
+def _kernels(row: Row, machine: Machine) -> tuple[Kernel, ...]:
+    return gather_kernels(row.size("n"), row.size("width"), row.size("table_rows"), row.dtype, machine)
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -38,9 +50,6 @@ RECIPES: tuple[Recipe, ...] = (
         "gather-plain", "gather", "one kernel, each thread copies an element of a row",
         "blocks of threads are dealt to tiles; each loads its indices, then the rows, and stores these in order",
         "shared truth: kind `plain`",
-        lambda row: row.word("kind", ("plain",)) == "plain",
-        lambda row, machine: gather_kernels(
-            row.size("n"), row.size("width"), row.size("table_rows"), row.dtype, machine
-        ),
+        lambda row: row.word("kind", ("plain",)) == "plain", _kernels,
     ),
 )  # fmt: skip
