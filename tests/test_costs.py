@@ -21,6 +21,7 @@ from kpusim.machine import load_machine
 
 TINY = load_machine("kpu-tiny")
 FREE = Fraction(10**12)  # bytes a cycle of a port so wide that only the array counts
+START = TINY.vector.startup_cycles
 SIZE = st.integers(1, 300)
 
 
@@ -184,6 +185,15 @@ def test_vector_cycles(elements, operation):
     assert vector_cycles(machine, operation, elements, 0) == 8 + compute
     assert vector_cycles(machine, operation, elements, 12 * elements) == 8 + max(compute, ceil(12 * elements / 1024))
     assert vector_cycles(machine, operation, 0, 100) == 0
+
+
+@given(st.integers(1, 10**4), st.integers(1, 10**4))
+def test_few_elements_leave_lanes_idle(elements, fill):
+    """As long as so many, on 4 lanes with 4 lane-cycles an exponential; the SRAM port knows no filling."""
+    machine = attrs.evolve(TINY, vector=attrs.evolve(TINY.vector, startup_cycles=3, fill=fill))
+    assert vector_cycles(machine, "exp", elements, 0) == 3 + max(elements, fill)
+    assert vector_cycles(machine, "exp", elements, 10**6) == vector_cycles(TINY, "exp", elements, 10**6) + 3 - START
+    assert vector_cycles(machine, "exp", 0, 0) == 0
 
 
 def test_rooflines():

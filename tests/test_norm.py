@@ -137,6 +137,19 @@ def test_what_is_masked_is_not_read():
     assert softmax.vector_work["exp"] == 2 * sum(range(17, 65))
 
 
+@pytest.mark.parametrize(("exponentials", "columns", "loads", "powers"), [
+    ("", 64, 1, 1), ("again", 64, 1, 2), ("kept", 64, 1, 1), ("", 16, 3, 2), ("again", 16, 3, 2), ("kept", 16, 2, 1),
+])  # fmt: skip
+def test_exponentials_are_kept_or_computed_again(exponentials, columns, loads, powers):
+    """For the greatest, for the sum, and where they are not kept for the quotient, of rows in pieces."""
+    machine, softmax = variant("sram.capacity=16KiB"), Softmax(24, 64, scale=0.5, exponentials=exponentials)
+    mapping = Mapping(4, 1, 2, columns, 2, 2)
+    execute(softmax, machine, mapping)
+    counters = simulate(softmax.lower(machine, mapping=mapping).program, machine).counters
+    assert counters["hbm.read_bytes"] == loads * 24 * 64 * 2
+    assert counters["vector.exp"] == powers * 24 * 64
+
+
 @pytest.mark.parametrize("passes", ["one", "two"])
 @pytest.mark.parametrize("columns", [12, 900])
 def test_softmax_of_large_numbers(passes, columns):
@@ -204,6 +217,7 @@ def test_the_sum_with_a_residual_is_written():
     ("layernorm(rows=1, columns=1, passes=three)", "impossible passes of layernorm; found 'three'; allowed: one, two"),
     ("layernorm(rows=1, columns=1, dtype=int8)", "impossible dtype of layernorm; found 'int8'; allowed: fp32, bf16"),
     ("softmax(rows=1, columns=1, mask=casual)", "did you mean 'causal'?"),
+    ("softmax(rows=1, columns=1, exponentials=kept, passes=one)", "exponentials change; found 'kept'"),
     ("softmax(rows=0, columns=1)", "impossible rows of softmax; found 0; allowed: >= 1"),
     ("batchnorm(rows=1, columns=1, residual=true)", "batchnorm has no such parameter; found 'residual'"),
 ])  # fmt: skip

@@ -44,16 +44,15 @@ def dealt(
     block = equal_share(rows, tiles, resident)
     mapping = _fitted(Mapping(1, 1, block, min(piece, whole.columns), **options), whole.work, machine.tile_bytes)
     blocks = ceil(rows / mapping.block_rows)
-    if blocks <= tiles:
-        return Kernel(whole, evolve(mapping, row_tiles=blocks))
-    parts = parts_of(machine, PARTS)
-    tiles //= parts
-    mapping, each = evolve(mapping, row_tiles=tiles), mapping.block_rows * tiles
-    steps = ceil(rows / parts / each)
+    parts = parts_of(machine, PARTS) if 2 * blocks > tiles else 1
+    share, tiles = ceil(rows / parts), tiles // parts
+    mapping = evolve(mapping, row_tiles=min(tiles, ceil(share / mapping.block_rows)))
+    each = mapping.block_rows * mapping.row_tiles
+    steps = ceil(share / each)
     least, most = ROUNDS
     most = max(least, min(most, RUNS // (each * mapping.pieces(whole.work))))
     if steps <= most:
-        return Kernel(make(ceil(rows / parts)), mapping, parts=parts)
+        return Kernel(make(share), mapping, parts=parts)
     return sampled(lambda rounds: make(rounds * each), steps, most, mapping=mapping, parts=parts)
 
 

@@ -9,7 +9,7 @@ from math import ceil
 from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators.norm import BatchNorm, LayerNorm, RmsNorm, Softmax
-from kpusim.recipes.blocks import THREADS, dealt
+from kpusim.recipes.blocks import THREADS, dealt, equal_share
 from kpusim.recipes.kernel import Kernel, Recipe
 from kpusim.recipes.row import Row
 
@@ -38,9 +38,9 @@ def norm_kernels(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -
 
 
 def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
-    """LayerNorm or RMSNorm: 128 threads a row, which is read twice, for its moments and to be scaled.
+    """LayerNorm or RMSNorm: 128 threads a row, which they go through twice, for its moments and to scale it.
 
-    So it is of two pieces at least; of one, it would be read once.
+    The second time it comes from the first-level cache, here the SRAM, where that has room for all rows under way.
     """
     least, most = (each * MOMENTS_THREADS for each in MOMENTS_EACH)
     piece = min(ceil(dim / 2), max(least, ceil(dim / 3)), most)
@@ -50,8 +50,11 @@ def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tu
             return RmsNorm(count, dim, dtype=dtype, out_dtype=dtype)
         return LayerNorm(count, dim, dtype=dtype, out_dtype=dtype, passes="one")  # Welford's: both moments in one pass
 
-    options = {"slots": 2, "out_slots": 1, "column_slots": ceil(dim / piece)}
-    return (dealt(make, rows, THREADS // MOMENTS_THREADS, piece, machine, **options),)
+    resident, pieces = THREADS // MOMENTS_THREADS, ceil(dim / piece)
+    under_way = equal_share(rows, machine.tiles.count, resident) * dim * DTYPE_BITS[dtype] // 8
+    cached = under_way <= machine.sram.capacity_bytes
+    options = {"slots": pieces if cached else 2, "out_slots": 1, "column_slots": pieces}
+    return (dealt(make, rows, resident, piece, machine, **options),)
 
 
 def _softmax(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
