@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from math import prod
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -26,21 +27,34 @@ from kpusim.recipes.kernel import Kernel, Recipe, sampled
 __all__ = ["RECIPES", "gemm_kernels"]
 
 BLOCKS = (
-    (256, 128), (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64), (64, 32),
+    (256, 128), (128, 256), (192, 128), (128, 192), (160, 128), (128, 160), (128, 128), (128, 96), (96, 128),
+    (128, 64), (64, 128),
 )  # fmt: skip
-"""Rows and columns of a thread block: those of cuBLASLt's table of tiles (`cublasLtMatmulTile_t`) that CUTLASS's
-profiler generates for tensor cores, and half of the smallest."""
-NARROW = 16
-"""Columns up to which there is only one block size, of 128 rows: a matrix times a few vectors."""
-PARTS = 1, 2, 3, 4, 6, 8
-STEP_BYTES = 128  # along K: a row of the swizzled layouts that the matrix instructions read (PTX ISA, `wgmma`)
-STAGES = 6  # steps under way at most; CUTLASS's `StageCountAuto` takes what shared memory holds
+"""Rows and columns of a thread block, larger ones first: of cuBLASLt's tiles (`cublasLtMatmulTile_t`) those that feed a
+tensor core well."""
+FEW = ((128, 64), (64, 64))
+"""The same where a block then has all columns, so that weights are read once."""
+NARROW = ((128, 16),)
+"""The same of kernels for a few vectors: they split K until all tiles have something to do."""
 RASTER = 8  # chosen: block rows that are gone through together, as CUTLASS's largest swizzle
-DRAW = Fraction(5, 8)  # chosen: of a DMA engine's bandwidth, what the library counts on for one thread block
-FILL = 2000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
+DRAW = Fraction(7, 8)  # chosen: of the bandwidth of a DMA engine and of memory, what the library counts on
+FILL = 3000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
 SHORTEST = 512  # chosen: elements along K of a part, at least
-LONGEST = 2048  # bytes along K, and
+LONGEST = 16  # steps of a generation along K, and
 WAVES = 4  # waves of blocks that are simulated; what is longer is told by these
+
+
+@frozen
+class Generation:
+    """Kernels of a kind: tiles of a cluster, bytes along K of a step, and how many steps are under way at most."""
+
+    cluster: int
+    step: int
+    stages: int
+
+
+HOPPER = Generation(2, 128, 6)  # nvjet and CUTLASS 3: clusters of two; a row of the swizzled layouts that `wgmma` reads
+AMPERE = Generation(1, 64, 2)  # CUTLASS 2: no clusters; chosen: of its stages one is read, and one on its way
 
 
 @frozen
@@ -62,6 +76,11 @@ class Product:
             self.rows, self.columns, self.k, dtype=self.dtype, out_dtype=self.out_dtype, batch=self.batch,
             transpose_a=not self.straight, transpose_b=True,
         )  # fmt: skip
+
+    @property
+    def generation(self) -> Generation:
+        """Of its kernel: the library multiplies int8 with instructions of the generation before."""
+        return AMPERE if self.dtype == "int8" else HOPPER
 
     @property
     def entries(self) -> int:
@@ -88,6 +107,10 @@ class Choice:
         down, across = self.down * self.rows, self.across * self.columns
         return ceil_div(product.rows, down), ceil_div(product.columns, across)
 
+    def pace(self, product: Product) -> int:
+        """Steps simulated as one: two, but where memory decides, and so how it is read, or few are under way."""
+        return 1 if self.columns <= FEW[0][1] or product.generation.stages == 2 else 2
+
     def at_once(self, machine: Machine) -> int:
         """Clusters that all tiles work on."""
         return machine.tiles.count // (self.down * self.across)
@@ -99,14 +122,20 @@ class Choice:
     def mapping(self, product: Product, machine: Machine) -> Mapping:
         """With as many stages as the SRAM holds."""
         clusters = self.parts * product.entries * prod(self.clusters(product))
-        deep = STEP_BYTES * 8 // DTYPE_BITS[product.dtype]
+        stages, deep = (
+            product.generation.stages,
+            self.pace(product) * product.generation.step * 8 // DTYPE_BITS[product.dtype],
+        )
         one = Mapping(
             self.down, self.across, self.rows, self.columns, deep, grid_batch=min(clusters, self.at_once(machine)),
             raster=RASTER,
         )  # fmt: skip
         problem = product.operator.problem
+        held = machine.sram.capacity_bytes // product.bytes_of((self.rows + self.columns) * deep)
         fitting = (
-            each for each in range(STAGES, 2, -1) if evolve(one, slots=each).sram_bytes(problem) <= machine.tile_bytes
+            each
+            for each in range(min(stages, held), 2, -1)
+            if evolve(one, slots=each).sram_bytes(problem) <= machine.tile_bytes
         )
         return evolve(one, slots=next(fitting, 2))
 
@@ -140,17 +169,22 @@ def _added_up(product: Product, parts: int) -> Kernel:
 
 def _choose(product: Product, machine: Machine) -> Choice:
     """The block size and parts of K of the least estimated time; of equal ones the first, which has larger blocks."""
-    return min(_choices(product), key=lambda choice: _estimate(product, choice, machine))
+    return min(_choices(product, machine), key=lambda choice: _estimate(product, choice, machine))
 
 
-def _choices(product: Product) -> Iterator[Choice]:
-    blocks = BLOCKS if product.columns > NARROW else ((128, NARROW),)
-    parts = [each for each in PARTS if each == 1 or (not product.batch and product.k >= each * SHORTEST)]
-    for rows, columns in blocks:
-        down = 2 if product.rows > rows else 1
-        across = 2 if down == 1 and product.columns > columns else 1
-        for each in parts:
-            yield Choice(rows, columns, each, down, across)
+def _choices(product: Product, machine: Machine) -> Iterator[Choice]:
+    """Each block size, with K in one part, and in as many as give all tiles something to do."""
+    narrow, few = (product.columns <= blocks[0][1] for blocks in (NARROW, FEW))
+    splits = not product.batch and DTYPE_BITS[product.dtype] > 8
+    for rows, columns in NARROW if narrow else FEW if few else BLOCKS:
+        down = product.generation.cluster if product.rows > rows else 1
+        across = product.generation.cluster if down == 1 and product.columns > columns else 1
+        whole = Choice(rows, columns, 1, down, across)
+        parts = min(whole.at_once(machine) // prod(whole.clusters(product)), product.k // SHORTEST)
+        if splits and parts > 1:
+            yield evolve(whole, parts=parts)
+        if not (splits and parts > 1 and narrow):
+            yield whole
 
 
 def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
@@ -161,12 +195,12 @@ def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
     block = max(matmul_timer(machine, product.dtype)(high, wide, deep)[0], float(loads))
     sums = product.entries * product.rows * product.columns
     moved = product.entries * product.bytes_of((product.rows + product.columns) * product.k)
-    rate = float(machine.hbm.attainable_bytes_per_cycle)
+    rate = float(DRAW * machine.hbm.attainable_bytes_per_cycle)
     out = DTYPE_BITS[product.out_dtype] / 8
     finish = high * wide * (out + 4) / float(machine.dma.bytes_per_cycle)  # sums out of registers, and on their way
     cycles = max(choice.waves(product, machine) * (block + finish), (moved + sums * out) / rate) + FILL
     if choice.parts > 1:
-        cycles += machine.front_end.launch_cycles + FILL + sums * (8 * choice.parts + out) / rate
+        cycles += machine.front_end.launch_cycles + 2 * FILL + sums * (8 * choice.parts + out) / rate
     return cycles
 
 
@@ -176,8 +210,8 @@ def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
 def _launch(product: Product, choice: Choice, machine: Machine) -> Kernel:
     """One launch, with the less of what is alike: steps along K, waves of blocks."""
     mapping, waves = choice.mapping(product, machine), choice.waves(product, machine)
-    longest = LONGEST // STEP_BYTES
-    options = {"mapping": mapping, "synchronous": product.dtype == "int8"}
+    longest = LONGEST * product.generation.step // product.bytes_of(mapping.block_k)
+    options: dict[str, Any] = {"mapping": mapping, "synchronous": product.generation == AMPERE}
 
     def deep(of: Product, steps: int) -> Operator:
         return evolve(of, k=min(steps * mapping.block_k, product.k)).operator
