@@ -55,7 +55,7 @@ def toys(monkeypatch):
     )
     seen = []
 
-    def time_kernel(kernel, machine):
+    def simulated(kernel, machine):
         seen.append(kernel)
         rows = kernel.operator.dimensions["rows"]
         return predicting.Timed(Fraction(100 * rows), {"dma memory": 0.5, "vector busy": rows / 100, "dma idle": 0.2})
@@ -63,7 +63,7 @@ def toys(monkeypatch):
     monkeypatch.setattr(table, "RECIPES", recipes)
     for module in table, validation:
         monkeypatch.setattr(module, "FAMILIES", ("ops", "model"))
-    monkeypatch.setattr(predicting, "time_kernel", time_kernel)
+    monkeypatch.setattr(predicting, "simulated", simulated)
     return seen
 
 
@@ -259,14 +259,14 @@ def test_scores_by_family_and_of_all_but_decoders(toys, file):
 
 
 def test_the_machine_may_refuse_a_row(toys, file, monkeypatch):
-    known = predicting.time_kernel
+    known = predicting.simulated
 
     def refusing(kernel, machine):
         if kernel.operator == WIDER:
             raise UserError("does not fit", where="add", found=8)
         return known(kernel, machine)
 
-    monkeypatch.setattr(predicting, "time_kernel", refusing)
+    monkeypatch.setattr(predicting, "simulated", refusing)
     path = file(*toy_lines(("ops", "two", 1), ("ops", "add", us(4))))
     found = answered(path)
     assert [each.measured.line for each in found.rows] == [3]
@@ -372,7 +372,7 @@ def test_a_refused_row_is_told_and_exits_1(validate, toys, file, monkeypatch, tm
     def refusing(kernel, machine):
         raise UserError("does not fit")
 
-    monkeypatch.setattr(predicting, "time_kernel", refusing)
+    monkeypatch.setattr(predicting, "simulated", refusing)
     path = file(*toy_lines(("ops", "add", 1)))
     result = validate(path, "--json")
     assert (result.exit_code, result.stderr) == (1, f"Error: {path}:2: does not fit\n")

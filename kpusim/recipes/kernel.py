@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from kpusim.machine import Machine
 from kpusim.machine.share import part_of, shared_among
@@ -23,10 +23,9 @@ class Kernel:
     synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). fused: it keeps operands of
     vector instructions in registers (`Machine.fused`). resident: thread blocks that run beside each other on a tile,
     each with an equal share of it. parts: equal parts of the machine, on one of which its share of the operator is
-    simulated. eager: the host launches it by
-    itself, outside a graph. What is too long to be simulated is told by two shorter runs of it: its cycles are those of
-    `operator` and, `rounds` times, what `longer` takes more. alike: and all that so many times, where the simulated is
-    one of equal parts that follow each other.
+    simulated. eager: the host launches it by itself, outside a graph. What is too long to be simulated is told by two
+    shorter runs of it: its cycles are those of `operator` and, `rounds` times, what `longer` takes more. alike: and all
+    that so many times, where the simulated is one of equal parts that follow each other.
     """
 
     operator: Operator | None
@@ -40,6 +39,18 @@ class Kernel:
     longer: Operator | None = None
     rounds: Fraction = Fraction(0)
     alike: Fraction = Fraction(1)
+
+    @property
+    def runs(self) -> tuple[Kernel, ...]:
+        """What is simulated of it: kernels of one run each, launched once; none for one that does nothing."""
+        once = evolve(self, times=1, eager=False, longer=None, rounds=Fraction(0), alike=Fraction(1))
+        operators = (self.operator, self.longer)
+        return tuple(evolve(once, operator=operator) for operator in operators if operator is not None)
+
+    def cycles(self, runs: Sequence[Fraction | int]) -> Fraction:
+        """Of one launch, given the cycles of its `runs`."""
+        first, last = (runs[0], runs[-1]) if runs else (0, 0)
+        return self.alike * (first + self.rounds * (last - first))
 
     def seen(self, machine: Machine) -> Machine:
         """A machine as this kernel sees it."""

@@ -25,7 +25,7 @@ from kpusim.machine import Machine, load_machine, machine_file
 from kpusim.processes import cores, map_in_order
 from kpusim.recipes.kernel import Kernel
 from kpusim.recipes.row import Row
-from kpusim.validate.predict import Timed, launches_of, microseconds, time_kernel
+from kpusim.validate.predict import Timed, distinct_runs, launches_of, microseconds, simulated
 from kpusim.validate.truth import read_truth
 
 __all__ = ["CONSTANTS", "Constant", "Surface", "calibration", "cross_validated", "fitted"]
@@ -149,14 +149,14 @@ def surface_of(rows: Sequence[Row], name: str, jobs: int) -> Surface:
         machines += [load_machine(name, [constant.change(value)]) for value in constant.values]
         touched = np.isin(families, constant.families) if constant.families else everything
         chosen += [touched] * len(constant.values)
-    times = simulated(rows, machines, chosen, jobs)
+    times = times_on(rows, machines, chosen, jobs)
     times = np.where(np.isnan(times), times[0], times)
     ends = np.cumsum([1, *(len(constant.values) for constant in CONSTANTS)]).tolist()
     base = {constant.key: constant.value_in(name) for constant in CONSTANTS}
     return Surface(CONSTANTS, base, tuple(times[start:end] for start, end in pairwise(ends)))
 
 
-def simulated(
+def times_on(
     rows: Sequence[Row], machines: Sequence[Machine], chosen: Sequence[npt.NDArray[np.bool_]], jobs: int
 ) -> Values:
     """Microseconds [machines, rows] of the rows chosen on each machine, nan for others; what is the same runs once."""
@@ -166,17 +166,18 @@ def simulated(
         for at, machine in enumerate(machines)
         for number in np.flatnonzero(chosen[at]).tolist()
     }
-    tasks = dict.fromkeys((evolve(kernel, times=1), idle[at]) for (at, _), each in launches.items() for kernel in each)
-    memo = dict(zip(tasks, map_in_order(_timed, [*tasks], jobs, lambda task: None), strict=True))
+    tasks = [(run, idle[at]) for (at, _), kernels in launches.items() for run in distinct_runs(kernels)]
+    distinct = list(dict.fromkeys(tasks))
+    memo = dict(zip(distinct, map_in_order(_timed, distinct, jobs, lambda task: None), strict=True))
     found = np.full((len(machines), len(rows)), np.nan)
     for (at, number), kernels in launches.items():
-        once = [evolve(kernel, times=1) for kernel in kernels]
-        found[at, number] = microseconds(kernels, {kernel: memo[kernel, idle[at]] for kernel in once}, machines[at])
+        timed = {run: memo[run, idle[at]] for run in distinct_runs(kernels)}
+        found[at, number] = microseconds(kernels, timed, machines[at])
     return found
 
 
 def _timed(task: tuple[Kernel, Machine]) -> Timed:
-    return time_kernel(*task)
+    return simulated(*task)
 
 
 # The command ------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def calibration(truth: Path, name: str, jobs: int) -> dict[str, Any]:
     surface, everything = surface_of(rows, name, jobs), np.ones(len(rows), np.bool_)
     best = fitted(surface, us, families, everything)
     public = load_machine(name, [constant.change(constant.public) for constant in CONSTANTS])
-    without, with_them = simulated(rows, [public, load_machine(name)], [everything] * 2, jobs)
+    without, with_them = times_on(rows, [public, load_machine(name)], [everything] * 2, jobs)
     return {
         "machine": name,
         "constants": [

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import frozen
 
 from kpusim.engines.stalls import CAUSES
 from kpusim.errors import UserError
 from kpusim.machine import Machine
-from kpusim.operators import Operator
 from kpusim.plan import operator_plan
 from kpusim.processes import map_in_order
 from kpusim.recipes.kernel import Kernel, Recipe
@@ -21,8 +20,8 @@ from kpusim.simulate.run import Run
 from kpusim.simulate.workload import Options, run_plans
 
 __all__ = [
-    "CHUNK_BYTES", "Launches", "Prediction", "Timed", "distinct_kernels", "launches_of", "microseconds", "predict",
-    "predictions", "time_kernel",
+    "CHUNK_BYTES", "Launches", "Prediction", "Timed", "distinct_runs", "launches_of", "microseconds", "predict",
+    "predictions", "simulated", "time_kernel",
 ]  # fmt: skip
 
 CHUNK_BYTES = 16384
@@ -33,9 +32,9 @@ Breakdown = Mapping[str, float]
 
 @frozen
 class Timed:
-    """A kernel simulated: cycles from its first instruction, launch not included, and what they went to."""
+    """A run, or a launch as its runs tell it: cycles from its first instruction on, and what they went to."""
 
-    cycles: Fraction
+    cycles: Fraction | int
     breakdown: Breakdown
 
 
@@ -69,9 +68,9 @@ def launches_of(row: Row, machine: Machine) -> Launches:
         raise UserError(str(error), where=row.where) from error
 
 
-def distinct_kernels(launches: Iterable[Launches]) -> list[Kernel]:
+def distinct_runs(kernels: Iterable[Kernel]) -> list[Kernel]:
     """Each that must be simulated, once."""
-    return list(dict.fromkeys(_once(kernel) for each in launches for kernel in each.kernels))
+    return list(dict.fromkeys(run for kernel in kernels for run in kernel.runs))
 
 
 def predictions(
@@ -79,20 +78,16 @@ def predictions(
 ) -> list[Prediction | UserError]:
     """A prediction for each, from so many processes; an error where the machine cannot run one of the kernels.
 
-    begins: called with each of the `distinct_kernels` when its turn comes.
+    begins: called with each of the `distinct_runs` when its turn comes.
     """
-    distinct = distinct_kernels(launches)
+    distinct = distinct_runs(kernel for each in launches for kernel in each.kernels)
     timed = dict(zip(distinct, map_in_order(_Timer(machine), distinct, jobs, begins), strict=True))
+    known = {run: each for run, each in timed.items() if isinstance(each, Timed)}
     found: list[Prediction | UserError] = []
     for each in launches:
-        memo, refused = dict[Kernel, Timed](), list[UserError]()
-        for kernel in map(_once, each.kernels):
-            match timed[kernel]:
-                case UserError() as error:
-                    refused.append(error)
-                case Timed() as known:
-                    memo[kernel] = known
-        found.append(refused[0] if refused else _prediction(each.recipe.name, each.kernels, memo, machine))
+        results = (timed[run] for kernel in each.kernels for run in kernel.runs)
+        refused = next((error for error in results if isinstance(error, UserError)), None)
+        found.append(refused or _prediction(each.recipe.name, each.kernels, known, machine))
     return found
 
 
@@ -105,40 +100,32 @@ def predict(rows: Sequence[Row], machine: Machine, jobs: int = 1) -> list[Predic
     return [each for each in found if isinstance(each, Prediction)]
 
 
-def _once(kernel: Kernel) -> Kernel:
-    return evolve(kernel, times=1)
-
-
 @frozen
 class _Timer:
-    """`time_kernel` on one machine, as processes take it; its UserError is returned."""
+    """`simulated` on one machine, as processes take it; its UserError is returned."""
 
     machine: Machine
 
-    def __call__(self, kernel: Kernel) -> Timed | UserError:
+    def __call__(self, run: Kernel) -> Timed | UserError:
         try:
-            return time_kernel(kernel, self.machine)
+            return simulated(run, self.machine)
         except UserError as error:
             return error
 
 
+def simulated(run: Kernel, machine: Machine) -> Timed:
+    """Simulates one of the `runs` of a kernel. Raises UserError where the machine cannot run it."""
+    assert run.operator is not None
+    plan = operator_plan(run.operator, run.seen(machine), mapping=run.mapping)
+    (planned,) = run_plans((plan,), Options(chunk_bytes=CHUNK_BYTES))
+    found = [op.executed.run for op in planned.ops]
+    return Timed(sum(each.cycles for each in found), _breakdown(found))
+
+
 def time_kernel(kernel: Kernel, machine: Machine) -> Timed:
-    """Simulates one launch of a kernel. Raises UserError where the machine cannot run it."""
-    if kernel.operator is None:
-        return Timed(Fraction(0), {})
-    seen = kernel.seen(machine)
-    first = _cycles(kernel.operator, kernel, seen)
-    if kernel.longer is None:
-        return Timed(kernel.alike * sum(run.cycles for run in first), _breakdown(first))
-    longer = _cycles(kernel.longer, kernel, seen)
-    short, long = (sum(run.cycles for run in runs) for runs in (first, longer))
-    return Timed(kernel.alike * (short + kernel.rounds * (long - short)), _breakdown(longer))
-
-
-def _cycles(operator: Operator, kernel: Kernel, machine: Machine) -> list[Run]:
-    plan = operator_plan(operator, machine, mapping=kernel.mapping)
-    (run,) = run_plans((plan,), Options(chunk_bytes=CHUNK_BYTES))
-    return [op.executed.run for op in run.ops]
+    """One launch of a kernel. Raises UserError where the machine cannot run it."""
+    runs = [simulated(run, machine) for run in kernel.runs]
+    return Timed(kernel.cycles([run.cycles for run in runs]), runs[-1].breakdown if runs else {})
 
 
 def _breakdown(runs: Iterable[Run]) -> Breakdown:
@@ -160,14 +147,14 @@ def _breakdown(runs: Iterable[Run]) -> Breakdown:
 
 
 def microseconds(kernels: Iterable[Kernel], timed: Mapping[Kernel, Timed], machine: Machine) -> float:
-    """What kernels take one behind the other, their launches included. timed: each of them, as launched once."""
+    """What kernels take one behind the other, their launches included. timed: each of their runs."""
     return float(sum(_launched(kernel, timed, machine) for kernel in kernels) / machine.clock_hz * 10**6)
 
 
 def _launched(kernel: Kernel, timed: Mapping[Kernel, Timed], machine: Machine) -> Fraction:
     """Cycles of a kernel as often as it is launched."""
     start = machine.front_end.host_cycles if kernel.eager else machine.front_end.launch_cycles
-    return kernel.times * (start + timed[_once(kernel)].cycles)
+    return kernel.times * (start + kernel.cycles([timed[run].cycles for run in kernel.runs]))
 
 
 def _prediction(
@@ -176,4 +163,5 @@ def _prediction(
     longest = max(kernels, key=lambda kernel: _launched(kernel, timed, machine))
     us = microseconds(kernels, timed, machine)
     launches = sum(kernel.times for kernel in kernels)
-    return Prediction(recipe, us, launches, longest, timed[_once(longest)].breakdown)
+    breakdown = timed[longest.runs[-1]].breakdown if longest.runs else {}
+    return Prediction(recipe, us, launches, longest, breakdown)

@@ -13,7 +13,7 @@ from kpusim.errors import UserError
 from kpusim.machine import Machine
 from kpusim.recipes.kernel import Kernel
 from kpusim.recipes.table import FAMILIES
-from kpusim.validate.predict import Launches, Prediction, distinct_kernels, launches_of, predictions
+from kpusim.validate.predict import Launches, Prediction, distinct_runs, launches_of, predictions
 from kpusim.validate.score import Score, error_percent, score
 from kpusim.validate.truth import Measured
 
@@ -134,7 +134,7 @@ class Question:
     @property
     def kernels(self) -> list[Kernel]:
         """What must be simulated."""
-        return distinct_kernels(self.launches)
+        return distinct_runs(kernel for each in self.launches for kernel in each.kernels)
 
     def answer(self, jobs: int, begins: Callable[[Kernel], object] = lambda kernel: None) -> Validation:
         """Simulates, in so many processes; `begins` is called with each of the `kernels` when its turn comes."""
