@@ -63,12 +63,13 @@ class Shape:
 
 @frozen
 class Block:
-    """A thread block: queries, keys at a time, blocks resident beside each other on a tile, and the variant."""
+    """A thread block: queries, keys at a time, blocks resident beside each other on a tile, variant and order."""
 
     queries: int
     keys: int
     resident: int
     variant: str = "flash"
+    order: str = "launched"
 
 
 def attention_kernels(
@@ -160,8 +161,12 @@ def _combine(rows: int, splits: int, shape: Shape, machine: Machine) -> Kernel:
 
 
 def _cudnn(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
-    """Asynchronous matrix instructions; two groups of warps whose softmax hides behind each other's products."""
-    return _launched(shape, Block(128, 128, 1, "pipelined"), machine), Kernel(None)
+    """Asynchronous matrix instructions; two groups of warps whose softmax hides behind each other's products.
+
+    Of short rows a tile's shared memory holds the operands of two thread blocks: one begins while the other ends.
+    """
+    order = "numbered" if shape.head_dim <= 64 else "launched"
+    return _launched(shape, Block(128, 128, 1, "pipelined", order), machine), Kernel(None)
 
 
 # --- none fused -------------------------------------------------------------------------------------------------------
@@ -225,7 +230,7 @@ def _fitting(block: Block, operator: Attention, machine: Machine) -> Mapping:
     slots = 2 if block.variant == "pipelined" else 1
     keys = min(block.keys, operator.keys)
     while True:
-        mapping = Mapping(block.variant, block.queries, 1, 1, keys, slots=slots, order="launched")
+        mapping = Mapping(block.variant, block.queries, 1, 1, keys, slots=slots, order=block.order)
         if mapping.sram_bytes(operator.problem) <= machine.tile_bytes or keys == 1:
             return mapping
         keys = ceil_div(keys, 2)

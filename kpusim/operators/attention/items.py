@@ -62,13 +62,13 @@ def schedule(problem: Problem, mapping: Mapping, tiles: int) -> Schedule:
     """Items dealt to the teams of `tiles` tiles: the longest first, each to the team with least to do.
 
     Where as many teams can take each sequence of keys, or each team as many, they do, if that takes no longer: then all
-    do the same. Those that are launched are dealt as they are numbered.
+    do the same. Otherwise in the order of their numbers.
     """
     lengths = band_lengths(problem, mapping)
     teams, entries = mapping.teams(problem, tiles), problem.entries
-    dealt = _dealt(lengths, range(entries), teams, mapping.launched)
+    dealt = _dealt(lengths, range(entries), teams, mapping.numbered)
     shares = gcd(teams, entries)
-    if shares == min(teams, entries) and not mapping.launched:
+    if shares == min(teams, entries) and not mapping.numbered:
         each = entries // shares
         apart = [_dealt(lengths, range(i * each, (i + 1) * each), teams // shares) for i in range(shares)]
         if apart[0][1] <= dealt[1]:
@@ -83,10 +83,10 @@ def schedule(problem: Problem, mapping: Mapping, tiles: int) -> Schedule:
 
 
 def _dealt(
-    lengths: tuple[int, ...], entries: range, teams: int, launched: bool = False
+    lengths: tuple[int, ...], entries: range, teams: int, numbered: bool = False
 ) -> tuple[list[list[tuple[int, int]]], int]:
     """((band, entry) of each team, blocks of the one with most)."""
-    if launched:
+    if numbered:
         order = [(band, entry) for entry in entries for band in range(len(lengths))]
     else:
         each = ((band, entry) for band in range(len(lengths)) for entry in entries)

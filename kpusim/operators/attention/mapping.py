@@ -16,7 +16,7 @@ from kpusim.operators.declare import Wanted, sram_bytes
 
 __all__ = ["ORDERS", "Mapping", "wanted"]
 
-ORDERS = ("longest", "launched")
+ORDERS = ("longest", "numbered", "launched")
 READY_SLOTS = 2  # of keys and values as they are multiplied, where they are not stored so
 
 
@@ -26,9 +26,9 @@ class Mapping:
 
     variant: "flash" multiplies, exponentiates and multiplies one block after the other; "pipelined" multiplies queries
     by the next block of keys meanwhile (as FuseMax, arXiv:2406.10491, keeps its matrix engine busy). slots: buffers for
-    keys and for values. order: "longest": teams take the longest items first, and load the next while they end one;
-    "launched": in the order of queries and sequences, each to the team that is done first, which begins it when the
-    results of the one before have left, as GPUs do with thread blocks. Then each tile is a team of its own.
+    keys and for values. order: "longest": teams take the longest items first; "numbered": in the order of queries and
+    sequences, each to the team that is done first, which as before loads it while it ends the one before; "launched":
+    so, but it begins when the results of the one before have left, as thread blocks of a GPU do, each in a single tile.
     """
 
     variant: str
@@ -41,14 +41,19 @@ class Mapping:
     order: str = ORDERS[0]
 
     @property
+    def numbered(self) -> bool:
+        """Whether items are dealt in the order of queries and sequences, whatever their length."""
+        return self.order != "longest"
+
+    @property
     def launched(self) -> bool:
-        """Whether items are dealt as thread blocks are."""
+        """Whether an item begins when the one before has ended."""
         return self.order == "launched"
 
     @property
     def query_slots(self) -> int:
-        """Buffers for queries: those of the next item come while one is worked on, unless it is launched."""
-        return 1 if self.launched else 2
+        """Buffers for queries; the next item's come, where GPUs' kernels have one, when all scores are there."""
+        return 1 if self.numbered else 2
 
     @property
     def ahead(self) -> int:
