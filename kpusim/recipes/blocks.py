@@ -22,8 +22,8 @@ __all__ = ["THREADS", "dealt", "equal_share"]
 
 THREADS = 2048  # resident a tile: CUDA C++ Programming Guide, technical specifications, compute capability 8.0 and 9.0
 PARTS = 4  # of the machine at most, of which one is simulated; chosen: as many as still share channels by turns
-ROUNDS = 4, 12  # blocks a tile that are simulated, at least and at most; chosen: the first two differ from what follows
-RUNS = 16384  # pieces of rows in so many blocks; chosen: about a second of simulation
+ROUNDS = 3, 12  # blocks a tile that are simulated, at least and at most; chosen: the first two differ from what follows
+RUNS = 8192  # pieces of rows in so many blocks; chosen: about a second of simulation
 
 
 def equal_share(rows: int, tiles: int, resident: int) -> int:
