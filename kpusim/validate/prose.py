@@ -65,14 +65,15 @@ ports, an L2 that is looked up line by line, HBM by channels, banks, rows and re
 
 Not modelled:
 
-- **Clocks under power.** The chip's clock is constant. Long GEMMs draw more power than there is: the prefill of an 8
-  B decoder was measured at 1890 MHz instead of 1980 (`sm_mhz` of the rows).
+- **Clocks under power.** The chip's clock is constant. Long GEMMs draw more power than there is: the prefill of Llama
+  3.1 8B was measured at 1890 MHz instead of 1980 (`sm_mhz` of the rows).
 - **What one kernel leaves in L2.** Each begins with an empty one. Inputs of the measured operators come from HBM by
-  construction; in decoders activations may come from L2, and a prediction is then too long.
+  construction; in decoders activations may come from L2, which is quicker than predicted.
 - **The two halves of L2**, and any replacement but of the least recently used line of a hashed set.
 - **Warps.** A thread block is a stream of transfers, matrix and vector instructions; an SM's schedulers, register
   banks and instruction cache are in the lane-cycles of an element, or nowhere. L1 does not cache.
-- **Translation of addresses.** Random accesses to tables of gigabytes miss TLBs.
+- **TLBs that forget.** The first walk to each page of a gathered table is waited for; translations are then there for
+  good.
 - **Overlap of kernels.** The next begins when the one before has ended; what a launch takes is one constant.
 - **Choices of libraries.** They pick one of hundreds of kernels by heuristics of their own. A recipe has the switch
   points that are published or follow from a kernel's source, and no others.
