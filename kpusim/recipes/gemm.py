@@ -40,21 +40,27 @@ RASTER = 8  # chosen: block rows that are gone through together, as CUTLASS's la
 DRAW = Fraction(7, 8)  # chosen: of the bandwidth of a DMA engine and of memory, what the library counts on
 FILL = 3000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
 SHORTEST = 512  # chosen: elements along K of a part, at least
-LONGEST = 16  # steps of a generation along K, and
-WAVES = 4  # waves of blocks that are simulated; what is longer is told by these
+WAVES = 4  # chosen: waves of blocks that are simulated; more are told by these
 
 
 @frozen
 class Generation:
-    """Kernels of a kind: tiles of a cluster, bytes along K of a step, and how many steps are under way at most."""
+    """Kernels of a kind: blocks of a cluster, bytes along K of a step, how many steps are under way at most.
+
+    longest: steps that are simulated; more are told by these.
+    """
 
     cluster: int
     step: int
     stages: int
+    longest: int
 
 
-HOPPER = Generation(2, 128, 6)  # nvjet and CUTLASS 3: clusters of two; a row of the swizzled layouts that `wgmma` reads
-AMPERE = Generation(1, 64, 2)  # CUTLASS 2: no clusters; chosen: of its stages one is read, and one on its way
+HOPPER = Generation(2, 256, 6, 8)
+"""nvjet and CUTLASS 3, in clusters of two. Two steps are taken as one: a step is a row of 128 B of the swizzled layouts
+that `wgmma` reads, but several are under way, and memory sees those that lie side by side together."""
+AMPERE = Generation(1, 64, 2, 16)
+"""CUTLASS 2, without clusters; chosen: of its stages one is read, and one on its way."""
 
 
 @frozen
@@ -107,10 +113,6 @@ class Choice:
         down, across = self.down * self.rows, self.across * self.columns
         return ceil_div(product.rows, down), ceil_div(product.columns, across)
 
-    def pace(self, product: Product) -> int:
-        """Steps simulated as one: two, but where memory decides, and so how it is read, or few are under way."""
-        return 1 if self.columns <= FEW[0][1] or product.generation.stages == 2 else 2
-
     def at_once(self, machine: Machine) -> int:
         """Clusters that all tiles work on."""
         return machine.tiles.count // (self.down * self.across)
@@ -122,10 +124,7 @@ class Choice:
     def mapping(self, product: Product, machine: Machine) -> Mapping:
         """With as many stages as the SRAM holds."""
         clusters = self.parts * product.entries * prod(self.clusters(product))
-        stages, deep = (
-            product.generation.stages,
-            self.pace(product) * product.generation.step * 8 // DTYPE_BITS[product.dtype],
-        )
+        stages, deep = product.generation.stages, product.generation.step * 8 // DTYPE_BITS[product.dtype]
         one = Mapping(
             self.down, self.across, self.rows, self.columns, deep, grid_batch=min(clusters, self.at_once(machine)),
             raster=RASTER,
@@ -210,13 +209,13 @@ def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
 def _launch(product: Product, choice: Choice, machine: Machine) -> Kernel:
     """One launch, with the less of what is alike: steps along K, waves of blocks."""
     mapping, waves = choice.mapping(product, machine), choice.waves(product, machine)
-    longest = LONGEST * product.generation.step // product.bytes_of(mapping.block_k)
     options: dict[str, Any] = {"mapping": mapping, "synchronous": product.generation == AMPERE}
 
     def deep(of: Product, steps: int) -> Operator:
         return evolve(of, k=min(steps * mapping.block_k, product.k)).operator
 
     steps = ceil_div(product.k, mapping.block_k)
+    longest = product.generation.longest
     if steps <= longest:
         if waves <= WAVES:
             return Kernel(product.operator, **options)
