@@ -27,9 +27,8 @@ WARP_BYTES = 8192  # and its bytes: there, dim_size * sizeof(scalar_t) <= 8192
 WARP_EACH = 6  # elements of a thread at once; chosen: loads are of one element each
 BLOCK_THREADS = 1024  # of a longer row: there, SoftMaxForward_getBlockSize
 BLOCK_EACH = 16  # elements of a thread at once, of rows that are as long; chosen: two loads of 16 bytes
-BLOCK_BYTES = (
-    48 * 1024
-)  # of a row that stays in shared memory: there, sharedMemPerBlock (CUDA: 48 KB without opting in)
+BLOCK_BYTES = 48 * 1024  # of a row that stays in shared memory: there, sharedMemPerBlock (CUDA C++ Programming Guide)
+BATCH_EACH = 4  # elements of a thread of batchnorm at once: Normalization.cuh, ELEMENTS_PER_ITER
 
 
 def norm_kernels(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
@@ -41,6 +40,7 @@ def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tu
     """LayerNorm or RMSNorm: 128 threads a row, which they go through twice, for its moments and to scale it.
 
     The second time it comes from the first-level cache, here the SRAM, where that has room for all rows under way.
+    Not modelled: rows that are no multiple of 4 elements, for which the library has two kernels.
     """
     least, most = (each * MOMENTS_THREADS for each in MOMENTS_EACH)
     piece = min(ceil(dim / 2), max(least, ceil(dim / 3)), most)
@@ -74,15 +74,18 @@ def _softmax(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel,
 
 
 def _batchnorm(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
-    """Two launches for statistics of columns (to fp32; their inverse roots), then one for all elements."""
-    piece = min(dim, 8 * THREADS)
+    """Two launches for statistics of columns (to fp32; their inverse roots), then one for all elements.
+
+    That one loads single elements, four of a thread at once, and loads again when it is done with them.
+    """
+    piece = min(dim, BATCH_EACH * THREADS)
 
     def make(count: int) -> BatchNorm:
         return BatchNorm(count, dim, dtype=dtype, out_dtype=dtype)
 
     few = dealt(make, 1, 1, dim, machine)
-    options = {"slots": 2, "out_slots": 2, "column_slots": ceil(dim / piece)}
-    return few, few, dealt(make, rows, 8 * THREADS // piece, piece, machine, **options)
+    options = {"slots": 1, "out_slots": 2, "column_slots": ceil(dim / piece)}
+    return few, few, dealt(make, rows, BATCH_EACH * THREADS // piece, piece, machine, **options)
 
 
 _LAUNCHES: dict[str, Callable[[int, int, str, Machine], tuple[Kernel, ...]]] = {
