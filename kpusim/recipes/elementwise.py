@@ -17,12 +17,8 @@ __all__ = ["KINDS", "RECIPES", "elementwise_kernels"]
 
 REAL = DTYPE_GROUPS["real"]
 KINDS = "gelu", "silu", "copy", "add", "mul"
-BYTES = (
-    8  # that a thread loads of an operand at once: aten/src/ATen/native/cuda/CUDALoops.cuh, four elements of 2 bytes
-)
-LINE = (
-    512  # elements that lie side by side in a block of these kernels: 128 threads with 4 elements each, CUDALoops.cuh
-)
+BYTES = 8  # that a thread loads of an operand at once: CUDALoops.cuh, vectors of four elements of 2 bytes
+LINE = 512  # elements side by side: there, a thread block of 128 threads with such a vector each
 
 
 def elementwise_kernels(kind: str, count: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
