@@ -185,3 +185,16 @@ def test_experts_without_rows_are_not_read():
     read = {op.step.label: op.executed.run.counters["hbm.read_bytes"] for op in run.ops}
     expert = 2 * 96 * 64 * 2  # bytes of gate and up; of 8 rows in proportion to 1/i two experts get none
     assert 6 * expert <= read["gate_up-zipf"] < 7 * expert < 8 * expert <= read["gate_up"]
+
+
+def test_a_program_other_than_the_one_before_is_loaded():
+    """Layers of one program load it never; a composite of three programs changes at two of its three launches."""
+    one = evolve(TINY, front_end=evolve(TINY.front_end, in_flight=1))  # where nothing hides a launch
+    slow = evolve(one, front_end=evolve(one.front_end, load_cycles=70))
+    unfused = make_operator("attention(queries=8, keys=8, head_dim=8, variant=unfused)")
+    for plans, changes in (
+        (lambda machine: plan_workload(parse_workload(LAYERS), machine), 0),
+        (lambda machine: (operator_plan(unfused, machine),), 2),
+    ):
+        (fast,), (loaded,) = (list(run_plans(plans(machine))) for machine in (one, slow))
+        assert loaded.cycles - fast.cycles == 70 * changes

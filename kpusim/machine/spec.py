@@ -247,6 +247,13 @@ class FrontEnd:
         metadata=about("Launches that may be under way at once: the next is called while earlier ones run.")
     )
     barrier_cycles: Cycles = field(metadata=about("Time from the last arrival at a barrier to everybody's release."))
+    load_cycles: Time = field(
+        default=0,
+        metadata=about(
+            "Time to load a program other than the one before, and to set the tiles up for it, once that has ended; "
+            "0 where a file does not say it."
+        ),
+    )
     host_cycles: Time = field(
         default=0,
         metadata=about(

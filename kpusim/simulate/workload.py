@@ -1,8 +1,8 @@
 """Simulation of a plan: each distinct operator once, and all of them on one timeline.
 
 A launch is issued when one of the front end's `in_flight` places is free, and its program starts `launch_cycles`
-later at the earliest, or when the program before has ended. A barrier goes on `barrier_cycles` after the operator
-before, in the same launch.
+later at the earliest, or when the program before has ended, and `load_cycles` after that where that was another one. A
+barrier goes on `barrier_cycles` after the operator before, in the same launch.
 """
 
 from __future__ import annotations
@@ -128,14 +128,15 @@ class Timeline:
         """Launches so far."""
         return len(self._ends)
 
-    def add(self, boundary: str, cycles: int) -> int:
-        """Appends a step of `cycles` behind `boundary`; its start."""
+    def add(self, boundary: str, cycles: int, *, loads: bool = False) -> int:
+        """Appends a step of `cycles` behind `boundary`; its start. loads: its program is another than that before."""
         if boundary == "barrier" and self._ends:
             start = self.now + self.front_end.barrier_cycles
         else:
             place = len(self._ends) - self.front_end.in_flight
             issued = self._ends[place] if place >= 0 else 0
             start = max(self.now, issued + self.front_end.launch_cycles)
+            start += self.front_end.load_cycles if loads else 0
             self._ends.append(0)
         self.now = self._ends[-1] = start + cycles
         return start
@@ -153,14 +154,15 @@ def run_plans(
     """
     chosen, memo, offset = options or Options(), dict[object, Executed](), 0
     for plan in plans:
-        timeline, ops = Timeline(plan.machine.front_end), []
+        timeline, ops = Timeline(plan.machine.front_end), list[OpTime]()
         for step in plan.steps:
             name = step.name if len(plans) == 1 else f"{plan.name}: {step.name}"
             if begins is not None:
                 begins(name)
             executed = _executed(step, plan, chosen, listener, memo)
             before = timeline.now
-            start = timeline.add(step.boundary, executed.run.cycles)
+            loads = bool(ops) and ops[-1].executed.lowered is not executed.lowered
+            start = timeline.add(step.boundary, executed.run.cycles, loads=loads)
             ops.append(OpTime(step, executed, start, start - before))
             if listener is not None:
                 listener.op(name, ops[-1], offset)

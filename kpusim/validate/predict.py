@@ -146,9 +146,15 @@ def _breakdown(runs: Iterable[Run]) -> Breakdown:
     return {name: each / cycles for name, each in total.items()}
 
 
-def microseconds(kernels: Iterable[Kernel], timed: Mapping[Kernel, Timed], machine: Machine) -> float:
-    """What kernels take one behind the other, their launches included. timed: each of their runs."""
-    return float(sum(_launched(kernel, timed, machine) for kernel in kernels) / machine.clock_hz * 10**6)
+def microseconds(kernels: Sequence[Kernel], timed: Mapping[Kernel, Timed], machine: Machine) -> float:
+    """What kernels take one behind the other, and then from the first again; their launches included.
+
+    timed: each of their runs.
+    """
+    before = (kernels[-1], *kernels[:-1])
+    loads = sum(kernel.times for last, kernel in zip(before, kernels, strict=True) if last.runs != kernel.runs)
+    cycles = sum(_launched(kernel, timed, machine) for kernel in kernels) + loads * machine.front_end.load_cycles
+    return float(cycles / machine.clock_hz * 10**6)
 
 
 def _launched(kernel: Kernel, timed: Mapping[Kernel, Timed], machine: Machine) -> Fraction:
