@@ -42,6 +42,7 @@ STEPS = 16  # blocks of keys of an item that are simulated at most; chosen: the 
 FEWEST = 4  # and where items are many; chosen: half of it is still a first one and another
 MANY = 4500  # blocks of keys of all items from which a part of the machine is simulated; chosen: about a second
 PARTS = 4  # into which the machine is divided then at most; chosen: of few tiles, the last thread blocks weigh too much
+EIGHT = 8  # keys, the least that matrix instructions take: PTX ISA, shapes of mma
 LONG = 8  # chosen: times as many keys as queries, from which a causal mask hides hardly any
 
 
@@ -228,12 +229,14 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
 def _fitting(block: Block, operator: Attention, machine: Machine) -> Mapping:
     """The mapping of a thread block: with fewer keys at a time where sums and scores find no room beside them."""
     slots = 2 if block.variant == "pipelined" else 1
-    keys = min(block.keys, operator.keys)
-    while True:
+    most = min(block.keys, operator.keys)
+    for keys in range(most, 0, -EIGHT):
         mapping = Mapping(block.variant, block.queries, 1, 1, keys, slots=slots, order=block.order)
-        if mapping.sram_bytes(operator.problem) <= machine.tile_bytes or keys == 1:
+        if mapping.sram_bytes(operator.problem) <= machine.tile_bytes:
             return mapping
-        keys = ceil_div(keys, 2)
+    raise UserError(
+        "a thread block of attention has no room", where=machine.name, found=f"head_dim {operator.head_dim}"
+    )
 
 
 _LAUNCHES: dict[str, Callable[[Shape, Machine], tuple[Kernel, ...]]] = {
