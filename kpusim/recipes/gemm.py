@@ -15,6 +15,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from kpusim.costs import matmul_timer
+from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
@@ -40,7 +41,7 @@ RASTER = 8  # chosen: block rows that are gone through together, as CUTLASS's la
 DRAW = Fraction(7, 8)  # chosen: of the bandwidth of a DMA engine and of memory, what the library counts on
 FILL = 3000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
 SHORTEST = 512  # chosen: elements along K of a part, at least
-WAVES = 4  # chosen: waves of blocks that are simulated; more are told by these
+WAVES = 3  # chosen: waves of blocks that are simulated; more are told by these
 
 
 @frozen
@@ -56,7 +57,7 @@ class Generation:
     longest: int
 
 
-HOPPER = Generation(2, 256, 6, 8)
+HOPPER = Generation(2, 256, 3, 8)
 """nvjet and CUTLASS 3, in clusters of two. Two steps are taken as one: a step is a row of 128 B of the swizzled layouts
 that `wgmma` reads, but several are under way, and memory sees those that lie side by side together."""
 AMPERE = Generation(1, 64, 2, 16)
@@ -138,6 +139,10 @@ class Choice:
         )
         return evolve(one, slots=next(fitting, 2))
 
+    def sram_bytes(self, product: Product, machine: Machine) -> int:
+        """Of a tile."""
+        return self.mapping(product, machine).sram_bytes(product.operator.problem)
+
 
 def gemm_kernels(
     m: int, n: int, k: int, dtype: str, *, machine: Machine, out_dtype: str = "", batch: int = 0,
@@ -167,8 +172,15 @@ def _added_up(product: Product, parts: int) -> Kernel:
 
 
 def _choose(product: Product, machine: Machine) -> Choice:
-    """The block size and parts of K of the least estimated time; of equal ones the first, which has larger blocks."""
-    return min(_choices(product, machine), key=lambda choice: _estimate(product, choice, machine))
+    """The block size and parts of K of the least estimated time; of equal ones the first, which has larger blocks.
+
+    Raises UserError where no block fits into the SRAM.
+    """
+    room = machine.tile_bytes
+    fitting = [each for each in _choices(product, machine) if each.sram_bytes(product, machine) <= room]
+    if not fitting:
+        raise UserError("no block of this GEMM fits into the SRAM of a tile", where=machine.name, found=f"{room} bytes")
+    return min(fitting, key=lambda choice: _estimate(product, choice, machine))
 
 
 def _choices(product: Product, machine: Machine) -> Iterator[Choice]:
@@ -220,26 +232,28 @@ def _launch(product: Product, choice: Choice, machine: Machine) -> Kernel:
         if waves <= WAVES:
             return Kernel(product.operator, **options)
         return sampled(lambda count: _excerpt(product, choice, machine, count).operator, waves, WAVES, **options)
-    if waves <= WAVES // 2:
+    if waves <= WAVES:
         return sampled(lambda count: deep(product, count), steps, longest, **options)
-    some = _excerpt(product, choice, machine, WAVES // 2)
-    return evolve(
-        sampled(lambda count: deep(some, count), steps, longest, **options), alike=Fraction(waves, WAVES // 2)
-    )
+    some = _excerpt(product, choice, machine, WAVES)
+    return evolve(sampled(lambda count: deep(some, count), steps, longest, **options), alike=Fraction(waves, WAVES))
 
 
 def _excerpt(product: Product, choice: Choice, machine: Machine, waves: int) -> Product:
-    """A product of so many whole waves, which does the same a wave: as many columns (or rows) of blocks, if few."""
+    """A product of so many whole waves, which does the same a wave: as many blocks along its short side, if few."""
     down, across = choice.clusters(product)
-    count = waves * choice.at_once(machine)
-    if down * across <= count:
-        return evolve(product, batch=count // (down * across)) if product.batch else product
-    fewer = min(down, across, 2 * RASTER)
-    rows, columns = (fewer, count // fewer) if down < across else (count // fewer, fewer)
+    left = waves * choice.at_once(machine)
+    short = _divisor(left, min(down, across, 2 * RASTER))
+    long = _divisor(left // short, max(down, across)) if product.batch else left // short
+    rows, columns = (short, long) if down < across else (long, short)
     return evolve(
-        product, batch=min(product.batch, 1), rows=rows * choice.down * choice.rows,
+        product, batch=left // (short * long) if product.batch else 0, rows=rows * choice.down * choice.rows,
         columns=columns * choice.across * choice.columns,
     )  # fmt: skip
+
+
+def _divisor(number: int, most: int) -> int:
+    """The greatest that is not above `most`."""
+    return max(each for each in range(1, most + 1) if number % each == 0)
 
 
 RECIPES = (

@@ -1,0 +1,126 @@
+"""Recipes of GEMMs: what the library is known to pick, and short runs that tell what whole ones take."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from attrs import evolve
+
+from kpusim.errors import UserError
+from kpusim.isa.expr import ceil_div
+from kpusim.machine import load_machine
+from kpusim.recipes import gemm
+from kpusim.recipes.gemm import gemm_kernels
+from kpusim.recipes.row import Row
+from kpusim.recipes.table import recipe_of
+from kpusim.validate.predict import time_kernel
+
+machine = cache(load_machine)
+
+
+def kernels(m, n, k, dtype="bf16", name="h200", **options):
+    return gemm_kernels(m, n, k, dtype, machine=machine(name), **options)
+
+
+def macs(kernel):
+    """Multiply-accumulates of what a kernel stands for."""
+    longer = kernel.longer.macs - kernel.operator.macs if kernel.longer else 0
+    return kernel.alike * (kernel.operator.macs + kernel.rounds * longer)
+
+
+# --- what is picked ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "n", "k", "blocks", "waves"), [
+    (2048, 2048, 2048, 128, 1),  # 128 x 256 of 132 SMs: 25.1 us measured, of which 22 at three quarters of the peak
+    (4096, 4096, 4096, 512, 4),
+    (2048, 4096, 14336, 256, 2),
+    (512, 4096, 14336, 128, 1),  # 128 x 128
+    (2048, 768, 3072, 132, 1),  # 128 x 96: the only blocks that leave no tile idle
+])  # fmt: skip
+def test_blocks_fill_waves(m, n, k, blocks, waves):
+    (kernel,) = kernels(m, n, k)
+    mapping = kernel.mapping
+    assert ceil_div(n, mapping.block_m) * ceil_div(m, mapping.block_n) == blocks
+    assert ceil_div(blocks, mapping.tiles) == waves
+    assert mapping.grid_m * mapping.grid_n == 2  # a cluster
+
+
+@pytest.mark.parametrize(("m", "n", "k", "dtype", "launches"), [
+    (1, 4096, 4096, "bf16", 2), (16, 4096, 14336, "bf16", 2), (128, 4096, 14336, "bf16", 2),
+    (256, 4096, 14336, "bf16", 2), (16, 14336, 4096, "bf16", 1), (64, 4096, 4096, "bf16", 1),
+    (256, 4096, 4096, "bf16", 1), (512, 4096, 14336, "bf16", 1), (1, 50304, 768, "bf16", 1),
+    (16, 4096, 4096, "fp8", 1), (32, 4096, 4096, "int8", 1),
+])  # fmt: skip
+def test_long_k_is_split_where_blocks_are_few(m, n, k, dtype, launches):
+    """Kernels a call, as the profiler counts them on the H200."""
+    found = kernels(m, n, k, dtype)
+    assert len(found) == launches
+    assert macs(found[0]) == pytest.approx(m * n * k)
+    if launches == 2:
+        split, reduced = found
+        parts = split.operator.batch
+        assert split.operator.out_dtype == reduced.operator.dtype == "fp32" and parts > 1
+        assert 2 * reduced.operator.rows * reduced.operator.columns == parts * m * n  # each part read once
+
+
+def test_the_library_multiplies_the_other_way_round():
+    """out^T = W . A^T, for W as [n, k] and as [k, n]."""
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((3, 5, 7))
+    for straight in True, False:
+        b = rng.standard_normal((3, 4, 7) if straight else (3, 7, 4))
+        (kernel,) = kernels(5, 4, 7, batch=3, transpose_b=straight, out_dtype="fp32")
+        expected = a @ (b.swapaxes(1, 2) if straight else b)
+        assert kernel.operator.reference({"a": b, "b": a})["out"] == pytest.approx(expected.swapaxes(1, 2))
+
+
+def test_dtypes():
+    int8, fp8, fp16 = (kernels(512, 512, 512, dtype)[0] for dtype in ("int8", "fp8", "fp16"))
+    assert int8.synchronous and not fp8.synchronous and not fp16.synchronous
+    assert [each.operator.out_dtype for each in (int8, fp8, fp16)] == ["int32", "bf16", "fp16"]
+    assert int8.mapping.grid_m * int8.mapping.grid_n == 1  # no cluster
+    with pytest.raises(UserError, match="a100-80gb: the matrix engine cannot multiply this dtype; found 'fp8_e4m3'"):
+        kernels(64, 64, 64, "fp8", name="a100-80gb")
+
+
+def test_a_row_runs_by_it():
+    row = Row("gemm", {"M": 3, "N": 50257, "K": 769})
+    recipe = recipe_of(row)
+    (kernel,) = recipe.kernels(row, machine("h200"))
+    assert recipe.name == "gemm" and kernel == kernels(3, 50257, 769)[0]
+
+
+@pytest.mark.parametrize("name", ["h200", "a100-80gb"])
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 1, 65), (1, 257, 33), (700, 900, 130)])
+def test_any_size_runs(name, size):
+    assert all(time_kernel(kernel, machine(name)).cycles > 0 for kernel in kernels(*size, name=name))
+
+
+# --- what is simulated ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "n", "k", "batch"), [
+    (1536, 2816, 8192, 0), (1536, 14080, 8192, 0), (1536, 22528, 256, 0), (1536, 2816, 256, 16),
+])  # fmt: skip
+def test_excerpts_stand_for_all_of_it(m, n, k, batch):
+    """Whole waves on 132 tiles: steps and waves left out come back exactly."""
+    (kernel,) = kernels(m, n, k, batch=batch)
+    assert kernel.longer is not None and kernel.operator.macs < m * n * k * max(batch, 1)
+    assert macs(kernel) == m * n * k * max(batch, 1)
+
+
+@pytest.mark.parametrize(("m", "n", "k", "longest", "waves"), [
+    (512, 4096, 2304, 18, 4),  # steps along K
+    (1536, 14080, 256, 8, 9),  # waves
+    (1024, 11264, 1536, 12, 9),  # both
+])  # fmt: skip
+def test_short_runs_tell_what_whole_ones_take(m, n, k, longest, waves, monkeypatch):
+    (told,) = kernels(m, n, k)
+    assert told.longer is not None
+    monkeypatch.setattr(gemm, "HOPPER", evolve(gemm.HOPPER, longest=longest))
+    monkeypatch.setattr(gemm, "WAVES", waves)
+    (whole,) = kernels(m, n, k)
+    assert whole.longer is None and whole.operator.macs == m * n * k
+    times = [time_kernel(kernel, machine("h200")).cycles for kernel in (told, whole)]
+    assert float(times[0]) == pytest.approx(float(times[1]), rel=0.02)
