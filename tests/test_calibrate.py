@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from kpusim.validate.calibrate import CONSTANTS, Constant, Surface, cross_validated, fitted, sizes
+from kpusim.validate.calibrate import Surface, cross_validated, fitted, sizes
+from kpusim.validate.constants import CONSTANTS, Constant
 
-LAUNCH = Constant("front_end.launch", "{} us", (0.0, 1.0, 2.0), 0.0, "")
-SHARE = Constant("matrix.sustained.bf16", "{:d}/100", (50.0, 75.0, 100.0), 100.0, "")
+LAUNCH = Constant(("front_end.launch",), "{} us", (0.0, 1.0, 2.0), 0.0, "")
+SHARE = Constant(("matrix.sustained.bf16", "matrix.sustained.fp16"), "{:d}/100", (50.0, 75.0, 100.0), 100.0, "")
 WORK = np.array([1.0, 10.0, 100.0, 1.0, 10.0, 100.0])  # us at full rate; the last three rows do not multiply
 FAMILIES = np.array(["gemm"] * 3 + ["copy"] * 3)
 SHARES = np.array([[share] * 3 + [100.0] * 3 for share in SHARE.values])
@@ -42,8 +43,8 @@ def test_sizes_are_told_by_measured_time():
 
 
 def test_constants_are_written_as_machine_files_have_them():
-    assert LAUNCH.change(1.25) == "front_end.launch=1.25 us"
-    assert SHARE.change(75.0) == "matrix.sustained.bf16=75/100"
+    assert LAUNCH.change(1.25) == ["front_end.launch=1.25 us"]
+    assert SHARE.change(75.0) == ["matrix.sustained.bf16=75/100", "matrix.sustained.fp16=75/100"]
     for constant in CONSTANTS:
         assert constant.values[0] <= constant.value_in("h200") <= constant.values[-1]
         assert constant.values[0] <= constant.public <= constant.values[-1]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,55 +20,20 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from kpusim.files import write_text_atomic
-from kpusim.machine import Machine, load_machine, machine_file
+from kpusim.machine import Machine, load_machine
 from kpusim.processes import cores, map_in_order
 from kpusim.recipes.kernel import Kernel
 from kpusim.recipes.row import Row
+from kpusim.validate.constants import CONSTANTS, Constant
 from kpusim.validate.predict import Timed, distinct_runs, launches_of, microseconds, simulated
 from kpusim.validate.truth import read_truth
 
-__all__ = ["CONSTANTS", "Constant", "Surface", "calibration", "cross_validated", "fitted"]
+__all__ = ["Surface", "calibration", "cross_validated", "fitted"]
 
 Values = npt.NDArray[np.float64]
 
 STEPS = 41  # values of a constant that the fit weighs
 SIZES = (10.0, 50.0)  # us: bounds between short, middle and long rows, a third of the public ones each
-
-
-@frozen
-class Constant:
-    """A key of the machine file that is fitted.
-
-    text: what a value is written as there. values: those simulated, ascending. public: the one that specifications
-    alone give, and `why` they do. families: those that it touches; () for all.
-    """
-
-    key: str
-    text: str
-    values: tuple[float, ...]
-    public: float
-    why: str
-    families: tuple[str, ...] = ()
-
-    def change(self, value: float) -> str:
-        """As `load_machine` takes it."""
-        return f"{self.key}={self.text.format(round(value) if self.text.startswith('{:d}') else value)}"
-
-    def value_in(self, name: str) -> float:
-        """What the file of a machine has, in the unit of `text`."""
-        found: Any = machine_file(name).table
-        for key in self.key.split("."):
-            found = found[key]
-        return float(Fraction(str(found).split()[0]) * (100 if self.text.endswith("/100") else 1))
-
-
-CONSTANTS = (
-    Constant("front_end.launch", "{} us", (0.0, 1.0, 2.0), 0.0, "no time between kernels is published"),
-    Constant("matrix.sustained.bf16", "{:d}/100", (60, 70, 80, 90, 100), 100, "the peak rate of the datasheet"),
-    Constant("matrix.sustained.fp8_e4m3", "{:d}/100", (50, 60, 70, 80, 100), 100, "the peak rate of the datasheet"),
-    Constant("matrix.synchronous", "{:d}/100", (30, 40, 50, 60, 80, 100), 100, "the peak rate of the datasheet"),
-)
-"""The constants, few and physical; what each means is in docs/machine.md."""
 
 
 @frozen
@@ -143,11 +107,11 @@ def sizes(measured: Values) -> npt.NDArray[np.str_]:
 
 def surface_of(rows: Sequence[Row], name: str, jobs: int) -> Surface:
     """Simulates rows on the machine `name` with each constant at each of its values."""
-    everything, families = np.ones(len(rows), np.bool_), np.array([row.family for row in rows])
+    everything = np.ones(len(rows), np.bool_)
     machines, chosen = [load_machine(name)], [everything]
     for constant in CONSTANTS:
-        machines += [load_machine(name, [constant.change(value)]) for value in constant.values]
-        touched = np.isin(families, constant.families) if constant.families else everything
+        machines += [load_machine(name, constant.change(value)) for value in constant.values]
+        touched = np.array([constant.matters(row) for row in rows])
         chosen += [touched] * len(constant.values)
     times = times_on(rows, machines, chosen, jobs)
     times = np.where(np.isnan(times), times[0], times)
@@ -190,26 +154,26 @@ def calibration(truth: Path, name: str, jobs: int) -> dict[str, Any]:
     families = np.array([row.family for row in rows])
     surface, everything = surface_of(rows, name, jobs), np.ones(len(rows), np.bool_)
     best = fitted(surface, us, families, everything)
-    public = load_machine(name, [constant.change(constant.public) for constant in CONSTANTS])
+    public = load_machine(name, [change for constant in CONSTANTS for change in constant.change(constant.public)])
     without, with_them = times_on(rows, [public, load_machine(name)], [everything] * 2, jobs)
     return {
         "machine": name,
-        "constants": [
-            {
-                "key": each.key,
-                "public": each.public,
-                "why": each.why,
-                "fitted": best[each.key],
-                "file": surface.base[each.key],
-            }
-            for each in CONSTANTS
-        ],
+        "constants": [_told(constant, best[constant.key], surface.base[constant.key]) for constant in CONSTANTS],
         "without": by_fold(without, us, families),
         "with": by_fold(with_them, us, families),
+        "by_size": by_fold(with_them, us, sizes(us)),
         "left_out": {
             "family": cross_validated(surface, us, families, families),
             "size": cross_validated(surface, us, families, sizes(us)),
         },
+    }
+
+
+def _told(constant: Constant, best: float, known: float) -> dict[str, Any]:
+    """A constant as JSON has it, its values as a machine file does. known: that of the file."""
+    values = {"public": constant.public, "fitted": best, "file": known}
+    return {"keys": constant.keys, "why": constant.why} | {
+        name: constant.text_of(each) for name, each in values.items()
     }
 
 

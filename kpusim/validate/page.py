@@ -6,6 +6,7 @@ section is a function that gives its lines.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,8 +56,8 @@ def validated(jobs: int) -> Validation:
 def page(found: Validation, jobs: int) -> str:
     """The page as Markdown. found: of `validated`."""
     sections = (
-        _held_against(found), _scores(found), _origins(found), _worst(found), (prose.MODELLED,), _recipes(),
-        _second_machine(jobs), _systolic(), _memory(jobs),
+        _held_against(found), _scores(found), _calibration(DOCS / "calibration.json"), _origins(found), _worst(found),
+        (prose.MODELLED,), _recipes(), _second_machine(jobs), _systolic(), _memory(jobs),
     )  # fmt: skip
     return "\n".join([prose.HEAD, *(line for section in sections for line in section)]).rstrip() + "\n"
 
@@ -81,6 +82,23 @@ def _scores(found: Validation) -> Iterator[str]:
 def _cells(score: Score) -> tuple[str, ...]:
     correlation = "" if score.spearman is None else f"{score.spearman:.3f}"
     return str(score.rows), f"{score.mape_percent:.1f} %", f"{score.median_percent:.1f} %", correlation
+
+
+def _calibration(file: Path) -> Iterator[str]:
+    """The constants, and what they are worth. file: of `calibrate`."""
+    known = json.loads(file.read_text(encoding="utf-8"))
+    yield prose.CALIBRATION.format(count=len(known["constants"]))
+    rows = [
+        (", ".join(f"`{key}`" for key in each["keys"]), each["public"], each["why"], each["fitted"], each["file"])
+        for each in known["constants"]
+    ]
+    yield table(("constant", ">public", "which is", ">fitted", ">in the file"), rows)
+    yield prose.LEFT_OUT
+    left, sizes = known["left_out"]["family"], known["left_out"]["size"]
+    folds = [(fold, *(f"{errors[fold]:.1f} %" for errors in (known["without"], known["with"], left))) for fold in left]
+    folds += [(fold, "", f"{known['by_size'][fold]:.1f} %", f"{error:.1f} %") for fold, error in sizes.items()]
+    yield table(("rows", ">without", ">with", ">left out"), folds)
+    yield ""
 
 
 def _origins(found: Validation) -> Iterator[str]:

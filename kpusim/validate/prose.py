@@ -1,8 +1,10 @@
 """What the page `docs/trust.md` says in words; its numbers are in `page`."""
 
 __all__ = [
+    "CALIBRATION",
     "HEAD",
     "HELD",
+    "LEFT_OUT",
     "LEVEL",
     "MEMORY",
     "MODELLED",
@@ -40,6 +42,21 @@ SCORES = """\
 ## The H200
 
 Absolute errors in percent of what was measured; the rank correlation is Spearman's.
+"""
+
+CALIBRATION = """\
+## Calibration
+
+What no public source gives is fitted to these rows, and to nothing else: {count} constants, each a quantity of the
+machine file with a meaning of its own ([machine.md](machine.md)). `python -m kpusim.validate.calibrate
+tests/data/h200_public.csv -o docs/calibration.json` does it: each constant is simulated at a few values, and the mean
+over families of their mean error is brought to its least. *Public* is what specifications alone would give.
+"""
+
+LEFT_OUT = """
+Mean errors with none of them (all constants as public), with those of the machine file, and of rows left out: the
+constants are fitted to all other families, or to all rows of other lengths. A constant that only the family left out
+tells of is then as public.
 """
 
 ORIGINS = """\
