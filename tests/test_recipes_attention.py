@@ -82,6 +82,12 @@ def test_every_head_dim_fits_and_is_no_faster_than_a_shorter_one(backend, dim, m
     assert us(*args, dim, machine=machine, dtype="fp16") >= us(*args, dim - 8, machine=machine, dtype="fp16") * 0.95
 
 
+@pytest.mark.parametrize("backend", attention.BACKENDS)
+@pytest.mark.parametrize("dtype", ["fp8", "fp16"])
+def test_other_dtypes_run(backend, dtype):
+    assert 0.5 < us(backend, 1, 4, 4, 256, 256, 64, dtype=dtype) / us(backend, 1, 4, 4, 256, 256, 64) < 1.5
+
+
 def test_what_cannot_run_is_told():
     with pytest.raises(UserError, match="no multiple of those of keys; found 12; allowed: n \\* 8"):
         launches("flash", 1, 12, 8, 1, 128, 64)

@@ -179,11 +179,12 @@ def _unfused(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
     A pass that scales or hides reads and writes all scores, as a copy does.
     """
     heads, queries, keys, dim = shape.batch * shape.heads, shape.queries, shape.keys, shape.head_dim
+    stored = OUT_DTYPES[shape.dtype]
     scores = gemm_kernels(queries, keys, dim, shape.dtype, machine=machine, batch=heads)
-    scaled = rowwise_kernels("copy", heads * queries, keys, shape.dtype, machine)
-    softmax = rowwise_kernels("softmax", heads * queries, keys, shape.dtype, machine)
+    scaled = rowwise_kernels("copy", heads * queries, keys, stored, machine)
+    softmax = rowwise_kernels("softmax", heads * queries, keys, stored, machine)
     weighted = gemm_kernels(queries, dim, keys, shape.dtype, machine=machine, batch=heads, transpose_b=False)
-    ordered = rowwise_kernels("copy", heads * queries, dim, shape.dtype, machine)
+    ordered = rowwise_kernels("copy", heads * queries, dim, stored, machine)
     return (*scores, *(scaled * (2 if shape.causal else 1)), *softmax, *weighted, *ordered)
 
 
