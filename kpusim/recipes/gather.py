@@ -49,7 +49,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "gather-plain", "gather", "one kernel, each thread copies an element of a row",
         "blocks of threads are dealt to tiles; each loads its indices, then the rows, and stores these in order",
-        "shared truth: kind `plain`",
+        "tests/data/README.md: kind plain",
         lambda row: row.word("kind", ("plain",)) == "plain", _kernels,
     ),
 )  # fmt: skip
