@@ -23,7 +23,8 @@ RECIPES = (
     ),
     Recipe(
         "launch-eager", "launch", "one of n empty kernels that the host launches one by one",
-        "the host's call takes longer than the kernel, so that its time is what counts", "tests/data/h200_public.csv: row eager",
+        "the host's call takes longer than the kernel, so that its time is what counts",
+        "tests/data/h200_public.csv: row eager",
         lambda row: _kind("eager", row), lambda row, machine: (Kernel(None, eager=True),),
     ),
 )  # fmt: skip
