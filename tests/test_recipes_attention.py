@@ -125,14 +125,23 @@ def test_long_rows_are_soon_simulated():
     for args in (
         ("flash", 1, 32, 8, 16384, 16384, 128, True), ("cudnn", 1, 32, 8, 32768, 32768, 128),
         ("flash", 128, 32, 8, 1, 32768, 128), ("flash", 1, 8, 8, 128, 131072, 128, True),
+        ("flash", 8, 64, 64, 8192, 8192, 128, True), ("cudnn", 512, 32, 32, 1024, 1024, 64),
     ):  # fmt: skip
         first = launches(*args)[0]
         steps = 0
-        for operator in (first.operator, first.longer):
-            problem, mapping = operator.problem, first.mapping
+        for run in first.runs:
+            problem, mapping = run.operator.problem, run.mapping
             bands = -(-problem.queries // mapping.tokens)
             steps += bands * problem.entries * -(-problem.keys // mapping.block_keys) // (2 if problem.causal else 1)
         assert steps < 20_000, args
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_very_many_thread_blocks_are_told_by_some(causal, monkeypatch):
+    monkeypatch.setattr(attention, "ROUNDS", 4)
+    few = us("cudnn", 4, 32, 32, 1024, 1024, 64, causal)
+    monkeypatch.setattr(attention, "ROUNDS", 10**6)
+    assert few == pytest.approx(us("cudnn", 4, 32, 32, 1024, 1024, 64, causal), rel=0.1)
 
 
 def test_a_part_of_a_machine_has_its_share_of_everything():

@@ -43,6 +43,7 @@ FEWEST = 4  # and where items are many; chosen: half of it is still a first one 
 MANY = 4500  # blocks of keys of all items from which a part of the machine is simulated; chosen: about a second
 PARTS = 4  # into which the machine is divided then at most; chosen: of few tiles, the last thread blocks weigh too much
 EIGHT = 8  # keys, the least that matrix instructions take: PTX ISA, shapes of mma
+ROUNDS = 16  # of thread blocks that are simulated at most; chosen: the last ones weigh little among so many
 LONG = 8  # chosen: times as many keys as queries, from which a causal mask hides hardly any
 
 
@@ -196,6 +197,7 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
 
     Where that is long, a part of the machine tells it, with as many thread blocks for each tile; and there, where no
     mask hides keys, few blocks of keys; where one does, few bands of more heads, which are alike but for their size.
+    Of very many thread blocks some tell how long all take.
     """
     options: dict[str, Any] = {"synchronous": synchronous, "fused": True, "resident": block.resident}
     if shape.causal and shape.keys >= LONG * shape.queries:
@@ -213,8 +215,9 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
     bands, steps = ceil_div(shape.queries, block.queries), ceil_div(shape.keys, mapping.block_keys)
     if bands * heads * steps // (2 if shape.causal else 1) <= MANY:
         return Kernel(whole, mapping, **options)
-    parts = parts_of(machine, PARTS)
-    options |= {"mapping": mapping, "parts": parts}
+    parts, every = parts_of(machine, PARTS), heads
+    heads = min(heads, max(ROUNDS * machine.tiles.count * block.resident // (bands * parts), 1) * parts)
+    options |= {"mapping": mapping, "parts": parts, "alike": Fraction(every, heads)}
     most = max(min(STEPS, 2 * MANY * parts // (bands * heads)), FEWEST)
 
     def some_bands(count: int) -> Attention:
