@@ -18,7 +18,9 @@ __all__ = ["Kernel", "Recipe", "sampled"]
 
 @frozen
 class Kernel:
-    """One launch, `times` in a row; its operator, lowered as `mapping` says, or None for a kernel that does nothing.
+    """A launch of an operator, lowered as `mapping` says, or of nothing (None).
+
+    times: of its launches, each behind the kernel that stands before it in a row's list, as in the layers of a decoder.
 
     synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). fused: it keeps operands of
     vector instructions in registers (`Machine.fused`). resident: thread blocks that run beside each other on a tile,
