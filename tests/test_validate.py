@@ -29,8 +29,9 @@ from kpusim.validate.validation import Question
 PUBLIC = Path(__file__).parent / "data" / "h200_public.csv"
 GRAPH, EAGER = '"{""kind"": ""graph"", ""n"": 9}"', '"{""kind"": ""eager"", ""n"": 9}"'
 H200 = load_machine("h200")
-LAUNCH, HOST = (
-    float(cycles / H200.clock_hz * 10**6) for cycles in (H200.front_end.launch_cycles, H200.front_end.host_cycles)
+LAUNCH, HOST, LOAD = (
+    float(cycles / H200.clock_hz * 10**6)
+    for cycles in (H200.front_end.launch_cycles, H200.front_end.host_cycles, H200.front_end.load_cycles)
 )
 
 ADD = make_operator("add(rows=4, columns=64)")
@@ -320,7 +321,7 @@ def test_the_plain_command_writes_both_files(validate, toys, file, tmp_path):
     assert result.exit_code == 0, result.output
     rows = [*csv.DictReader((tmp_path / "kpusim-out" / "truth.h200.csv").open())]
     assert [float(row["predicted_us"]) for row in rows] == pytest.approx(
-        [us(4), us(4, 4, 4, 8), us(*10 * [8])], abs=1e-4
+        [us(4), us(4, 4, 4, 8) + 4 * LOAD, us(*10 * [8])], abs=1e-4
     )
     assert (tmp_path / "kpusim-out" / "truth.h200.svg").read_text().startswith("<?xml")
     lines = result.stdout.splitlines()

@@ -21,7 +21,6 @@ class Kernel:
     """A launch of an operator, lowered as `mapping` says, or of nothing (None).
 
     times: of its launches, each behind the kernel that stands before it in a row's list, as in the layers of a decoder.
-
     synchronous: its matrix instructions are of the older kind (`Machine.synchronous`). fused: it keeps operands of
     vector instructions in registers (`Machine.fused`). resident: thread blocks that run beside each other on a tile,
     each with an equal share of it. parts: equal parts of the machine, on one of which its share of the operator is
