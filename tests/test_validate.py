@@ -236,7 +236,7 @@ def test_a_kernel_is_simulated_once_however_often_it_is_launched(toys, file):
     found = answered(file(*toy_lines(("ops", "add", 1), ("ops", "two", 1), ("ops", "add", 1), ("model", "layers", 1))))
     assert toys == [Kernel(ADD), Kernel(WIDER)]
     assert [each.us for each in found.rows] == pytest.approx(
-        [us(4), us(4, 4, 4, 8), us(4), us(*10 * [8])]
+        [us(4), us(4, 4, 4, 8) + 4 * LOAD, us(4), us(*10 * [8])]
     )  # fmt: skip
     assert [each.prediction.launches for each in found.rows] == [1, 4, 1, 10]
     assert found.rows[1].prediction.longest == Kernel(ADD, times=3)  # 3 x 4 rows are more than 8
