@@ -73,6 +73,9 @@ def us(*launches):
     return sum(LAUNCH + 100 * rows / float(H200.clock_hz) * 10**6 for rows in launches)
 
 
+TWO = us(4, 4, 4, 8) + 4 * LOAD  # what the row "two" of toys takes: each launch behind one of the other kernel
+
+
 @pytest.fixture
 def file(tmp_path):
     """Writes lines to a file."""
@@ -236,7 +239,7 @@ def test_a_kernel_is_simulated_once_however_often_it_is_launched(toys, file):
     found = answered(file(*toy_lines(("ops", "add", 1), ("ops", "two", 1), ("ops", "add", 1), ("model", "layers", 1))))
     assert toys == [Kernel(ADD), Kernel(WIDER)]
     assert [each.us for each in found.rows] == pytest.approx(
-        [us(4), us(4, 4, 4, 8) + 4 * LOAD, us(4), us(*10 * [8])]
+        [us(4), TWO, us(4), us(*10 * [8])]
     )  # fmt: skip
     assert [each.prediction.launches for each in found.rows] == [1, 4, 1, 10]
     assert found.rows[1].prediction.longest == Kernel(ADD, times=3)  # 3 x 4 rows are more than 8
@@ -248,7 +251,7 @@ def test_scores_by_family_and_of_all_but_decoders(toys, file):
             *toy_lines(
                 ("model", "layers", us(*10 * [8]) / 3),
                 ("ops", "add", us(4) / 1.1),
-                ("ops", "two", us(4, 4, 4, 8) / 0.7),
+                ("ops", "two", TWO / 0.7),
             )
         )
     )
@@ -316,12 +319,12 @@ def validate(tmp_path, monkeypatch):
 
 def test_the_plain_command_writes_both_files(validate, toys, file, tmp_path):
     result = validate(
-        file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", us(4, 4, 4, 8)), ("model", "layers", "")))
+        file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", TWO), ("model", "layers", "")))
     )
     assert result.exit_code == 0, result.output
     rows = [*csv.DictReader((tmp_path / "kpusim-out" / "truth.h200.csv").open())]
     assert [float(row["predicted_us"]) for row in rows] == pytest.approx(
-        [us(4), us(4, 4, 4, 8) + 4 * LOAD, us(*10 * [8])], abs=1e-4
+        [us(4), TWO, us(*10 * [8])], abs=1e-4
     )
     assert (tmp_path / "kpusim-out" / "truth.h200.svg").read_text().startswith("<?xml")
     lines = result.stdout.splitlines()
@@ -336,7 +339,7 @@ def test_the_plain_command_writes_both_files(validate, toys, file, tmp_path):
 
 
 def test_json(validate, toys, file):
-    path = file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", us(4, 4, 4, 8)), ("model", "layers", "")))
+    path = file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", TWO), ("model", "layers", "")))
     found = json.loads(validate(path, "--json").stdout)
     assert [*found] == ["machine", "csv", "plot", "all", "families", "worst", "rows", "refused"]
     expected = {"rows": 2, "mape_percent": 12.5, "median_percent": 12.5, "spearman": 1.0}
@@ -437,7 +440,7 @@ def test_the_page_has_what_was_found(toys, file, tmp_path, monkeypatch):
     found = answered(
         file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", 12), ("model", "layers", us(*10 * [8]) / 2)))
     )
-    text, off = page.page(found, 1), 100 * (us(4, 4, 4, 8) / 12 - 1)
+    text, off = page.page(found, 1), 100 * (TWO / 12 - 1)
     assert cells(text, "ops")[0] == ["ops", "2", *2 * [f"{(25 + abs(off)) / 2:.1f} %"], "1.000"]
     assert cells(text, "decoders") == [["decoders", "1", "100.0 %", "100.0 %", ""]]
     assert cells(text, "ops")[1] == ["ops", "+25.0 % (1)", f"{off:+.1f} % (1)", ""]
