@@ -9,7 +9,7 @@ from attrs import evolve
 
 from kpusim.errors import UserError
 from kpusim.machine import load_machine
-from kpusim.machine.share import part_of, parts_of, shared_among
+from kpusim.machine.share import shared_among, slice_of, slices_for
 from kpusim.recipes import attention
 from kpusim.recipes.attention import attention_kernels, flash_splits
 from kpusim.recipes.kernel import Kernel
@@ -114,9 +114,9 @@ def test_what_cannot_run_is_told():
 def test_a_part_tells_the_time_of_all(args, within, monkeypatch):
     monkeypatch.setattr(attention, "MANY", 1500)
     short = us(*args)
-    assert any(kernel.parts > 1 for kernel in launches(*args))
+    assert any(kernel.slices > 1 for kernel in launches(*args))
     monkeypatch.setattr(attention, "MANY", 10**9)
-    assert not any(kernel.parts > 1 for kernel in launches(*args))
+    assert not any(kernel.slices > 1 for kernel in launches(*args))
     assert short == pytest.approx(us(*args), rel=within)
 
 
@@ -144,13 +144,14 @@ def test_very_many_thread_blocks_are_told_by_some(causal, monkeypatch):
     assert few == pytest.approx(us("cudnn", 4, 32, 32, 1024, 1024, 64, causal), rel=0.1)
 
 
-def test_a_part_of_a_machine_has_its_share_of_everything():
-    part = part_of(H200, 4)
-    assert part.tiles.count * 4 == H200.tiles.count
-    assert part.hbm.attainable_bytes_per_cycle * 4 == H200.hbm.attainable_bytes_per_cycle
-    assert part.shared.capacity_bytes * 4 == H200.shared.capacity_bytes
-    assert parts_of(H200, 4) == 4
-    assert parts_of(evolve(H200, tiles=evolve(H200.tiles, columns=7)), 4) == 1
+def test_a_slice_of_a_machine_has_its_share_of_everything():
+    share = slice_of(H200, 4)
+    assert share.tiles.count * 4 == H200.tiles.count
+    assert share.hbm.attainable_bytes_per_cycle * 4 == H200.hbm.attainable_bytes_per_cycle
+    assert share.shared.capacity_bytes * 4 == H200.shared.capacity_bytes
+    assert slices_for(H200, 132) == 4
+    assert slices_for(H200, 131) == 1  # a tile has none
+    assert slices_for(evolve(H200, tiles=evolve(H200.tiles, columns=7)), 1000) == 1
 
 
 def test_fused_kernels_keep_operands_in_registers():
@@ -170,7 +171,7 @@ def test_two_on_a_tile_have_half_of_it_each():
     assert half.peak_macs_per_cycle("bf16") == H200.peak_macs_per_cycle("bf16")
     (kernel,) = launches("flash", 1, 8, 8, 1024, 1024, 64, machine=evolve(H200, tiles=evolve(H200.tiles, rows=1)))
     alone, shared = (
-        time_kernel(Kernel(kernel.operator, kernel.mapping, resident=parts), H200).cycles for parts in (1, 2)
+        time_kernel(Kernel(kernel.operator, kernel.mapping, resident=resident), H200).cycles for resident in (1, 2)
     )
     assert shared == pytest.approx(2 * alone, rel=0.15)  # 64 thread blocks: no tile has a second one
 

@@ -12,7 +12,7 @@ from kpusim.errors import UserError
 from kpusim.machine import load_machine
 from kpusim.operators.gather import Gather
 from kpusim.recipes.gather import gather_kernels
-from kpusim.recipes.kernel import Kernel
+from kpusim.recipes.kernel import Kernel, Sample
 from kpusim.recipes.row import Row
 from kpusim.recipes.table import recipe_of
 from kpusim.validate.predict import time_kernel
@@ -37,9 +37,9 @@ def cycles(n, width):
 def test_all_of_every_row_is_moved(width, dtype, size):
     found = kernel(64, width, dtype)
     operator, pieces = found.operator, -(-width * size // 8192)
-    assert operator.count * found.parts == 64 * pieces
+    assert operator.count * found.slices == 64 * pieces
     assert 0 <= operator.width * pieces - width < pieces
-    assert operator.entries * found.parts >= TABLE // width * pieces
+    assert operator.entries * found.slices >= TABLE // width * pieces
     assert found.mapping.columns == operator.width
     assert found.mapping.rows * operator.width * size <= 8192
 
@@ -54,10 +54,10 @@ def test_a_row_of_the_table_finds_the_recipe():
         recipe_of(short).kernels(short, H200)
 
 
-def test_a_part_of_the_machine_tells_the_whole():
+def test_a_slice_of_the_machine_tells_the_whole():
     count, width = 4096, 1024
     told = kernel(count, width)
-    assert told.parts > 1
+    assert told.slices > 1
     whole = Kernel(
         Gather(TABLE // width, width, count, index_dtype="int64"), evolve(told.mapping, lanes=H200.tiles.count)
     )
@@ -67,17 +67,17 @@ def test_a_part_of_the_machine_tells_the_whole():
 def test_two_short_runs_tell_a_longer_one():
     count, width = 16384, 1024
     told = kernel(count, width)
-    assert told.longer is not None
-    whole = evolve(told, operator=evolve(told.operator, count=count // told.parts), longer=None, rounds=0)
+    assert told.sample.longer is not None
+    whole = evolve(told, operator=evolve(told.operator, count=count // told.slices), sample=Sample())
     assert cycles(count, width) == pytest.approx(time_kernel(whole, H200).cycles, rel=0.06)
 
 
 def steady(width):
-    """(rows, cycles) by which the longer of two short runs is longer, on all parts."""
+    """(rows, cycles) by which the longer of two short runs is longer, on all slices."""
     told = kernel(10**6, width)
-    short, long = (evolve(told, operator=each, longer=None, rounds=0) for each in (told.operator, told.longer))
+    short, long = (evolve(told, operator=each, sample=Sample()) for each in (told.operator, told.sample.longer))
     taken = time_kernel(long, H200).cycles - time_kernel(short, H200).cycles
-    return (told.longer.count - told.operator.count) * told.parts * told.operator.width / width, taken
+    return (told.sample.longer.count - told.operator.count) * told.slices * told.operator.width / width, taken
 
 
 def test_long_rows_go_at_the_bandwidth_of_the_memory():

@@ -24,8 +24,9 @@ def kernels(m, n, k, dtype="bf16", name="h200", **options):
 
 def macs(kernel):
     """Multiply-accumulates of what a kernel stands for."""
-    longer = kernel.longer.macs - kernel.operator.macs if kernel.longer else 0
-    return kernel.alike * (kernel.operator.macs + kernel.rounds * longer)
+    sample = kernel.sample
+    longer = sample.longer.macs - kernel.operator.macs if sample.longer else 0
+    return sample.alike * (kernel.operator.macs + sample.rounds * longer)
 
 
 # --- what is picked ---------------------------------------------------------------------------------------------------
@@ -59,9 +60,9 @@ def test_long_k_is_split_where_blocks_are_few(m, n, k, dtype, launches):
     assert macs(found[0]) == pytest.approx(m * n * k)
     if launches == 2:
         split, reduced = found
-        parts = split.operator.batch
-        assert split.operator.out_dtype == reduced.operator.dtype == "fp32" and parts > 1
-        assert 2 * reduced.operator.rows * reduced.operator.columns == parts * m * n  # each part read once
+        splits = split.operator.batch
+        assert split.operator.out_dtype == reduced.operator.dtype == "fp32" and splits > 1
+        assert 2 * reduced.operator.rows * reduced.operator.columns == splits * m * n  # each split read once
 
 
 def test_the_library_multiplies_the_other_way_round():
@@ -106,7 +107,7 @@ def test_any_size_runs(name, size):
 def test_excerpts_stand_for_all_of_it(m, n, k, batch):
     """Whole waves on 132 tiles: steps and waves left out come back exactly."""
     (kernel,) = kernels(m, n, k, batch=batch)
-    assert kernel.longer is not None and kernel.operator.macs < m * n * k * max(batch, 1)
+    assert kernel.sample.longer is not None and kernel.operator.macs < m * n * k * max(batch, 1)
     assert macs(kernel) == m * n * k * max(batch, 1)
 
 
@@ -117,10 +118,10 @@ def test_excerpts_stand_for_all_of_it(m, n, k, batch):
 ])  # fmt: skip
 def test_short_runs_tell_what_whole_ones_take(m, n, k, longest, waves, monkeypatch):
     (told,) = kernels(m, n, k)
-    assert told.longer is not None
+    assert told.sample.longer is not None
     monkeypatch.setattr(gemm, "HOPPER", evolve(gemm.HOPPER, longest=longest))
     monkeypatch.setattr(gemm, "WAVES", waves)
     (whole,) = kernels(m, n, k)
-    assert whole.longer is None and whole.operator.macs == m * n * k
+    assert whole.sample.longer is None and whole.operator.macs == m * n * k
     times = [time_kernel(kernel, machine("h200")).cycles for kernel in (told, whole)]
     assert float(times[0]) == pytest.approx(float(times[1]), rel=0.02)

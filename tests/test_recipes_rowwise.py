@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpusim.errors import UserError
-from kpusim.machine import load_machine
+from kpusim.machine import load_machine, share
 from kpusim.plan import operator_plan
 from kpusim.recipes import blocks
 from kpusim.recipes.row import Row
@@ -64,17 +64,17 @@ def test_every_size_has_a_program(kind, machine):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "dim"), [(1, 700), (5, 4096), (3000, 1030), (20000, 512)])
 def test_no_element_is_left_out(kind, rows, dim):
-    """What is simulated, and so many rounds more of it, is all of a part, and at most a line or a block a tile more."""
+    """What is simulated, and so many rounds more of it, is all of a slice, or at most a line or a block a tile more."""
     kernel = last(kind, rows, dim)
 
     def elements(operator):
         return operator.rows * operator.columns
 
     found = elements(kernel.operator)
-    if kernel.longer is not None:
-        found += kernel.rounds * (elements(kernel.longer) - elements(kernel.operator))
+    if kernel.sample.longer is not None:
+        found += kernel.sample.rounds * (elements(kernel.sample.longer) - elements(kernel.operator))
     spare = kernel.mapping.block_rows * kernel.mapping.row_tiles * kernel.operator.columns
-    assert 0 <= found * kernel.parts - rows * dim <= spare * kernel.parts
+    assert 0 <= found * kernel.slices - rows * dim <= spare * kernel.slices
 
 
 @pytest.mark.parametrize(("dim", "dtype", "warp"), [
@@ -102,13 +102,13 @@ def test_rows_are_read_again_where_the_sram_has_no_room(kind, rows, dim, loads):
 @pytest.mark.parametrize(
     ("kind", "rows", "dim"), [("layernorm", 28000, 256), ("softmax", 2500, 4096), ("add", 30000, 520)]
 )
-def test_few_rounds_of_a_part_tell_all(kind, rows, dim, monkeypatch):
+def test_few_rounds_of_a_slice_tell_all(kind, rows, dim, monkeypatch):
     """As all rounds on all tiles do."""
     told = last(kind, rows, dim)
-    monkeypatch.setattr(blocks, "PARTS", 1)
+    monkeypatch.setattr(share, "SLICES", 1)
     monkeypatch.setattr(blocks, "ROUNDS", (10**6, 10**6))
     whole = last(kind, rows, dim)
-    assert told.longer is not None and told.parts > 1 and whole.longer is None and whole.parts == 1
+    assert told.sample.longer is not None and told.slices > 1 and whole.sample.longer is None and whole.slices == 1
     assert float(time_kernel(told, H200).cycles) == pytest.approx(float(time_kernel(whole, H200).cycles), rel=0.05)
 
 

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
 from kpusim.machine import Machine
-from kpusim.machine.share import parts_of
+from kpusim.machine.share import slices_for
 from kpusim.operators.attention import Attention
 from kpusim.operators.attention.mapping import Mapping
 from kpusim.operators.elementwise import Cast
@@ -40,8 +40,7 @@ ENOUGH = 0.8  # of what runs at once: as many blocks are not split; there, num_s
 NEARLY = 0.85  # of the best share of all waves is as good, with fewer splits; there
 STEPS = 16  # blocks of keys of an item that are simulated at most; chosen: the first two differ from all that follow
 FEWEST = 4  # and where items are many; chosen: half of it is still a first one and another
-MANY = 4500  # blocks of keys of all items from which a part of the machine is simulated; chosen: about a second
-PARTS = 4  # into which the machine is divided then at most; chosen: of few tiles, the last thread blocks weigh too much
+MANY = 4500  # blocks of keys of all items from which a slice of the machine is simulated; chosen: about a second
 EIGHT = 8  # keys, the least that matrix instructions take: PTX ISA, shapes of mma
 ROUNDS = 16  # of thread blocks that are simulated at most; chosen: the last ones weigh little among so many
 LONG = 8  # chosen: times as many keys as queries, from which a causal mask hides hardly any
@@ -95,20 +94,20 @@ def attention_kernels(
 
 
 def _flash(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
-    """One kernel, or where blocks are few, one on parts of the keys and one that adds them up."""
+    """One kernel, or where blocks are few, one on splits of the keys and one that adds them up."""
     blocks = shape.batch * shape.heads * ceil_div(shape.queries, SPLIT_ROWS)
     size = _split_keys(shape.head_dim)
     splits = flash_splits(blocks, ceil_div(shape.keys, size), 2 * machine.tiles.count)
     if splits == 1:
         return (_launched(shape, _flash_block(shape.head_dim), machine, synchronous=True),)
-    part = ceil_div(ceil_div(shape.keys, size), splits) * size
-    parts = evolve(shape, batch=shape.batch * splits, keys=part, causal=False, queries=_seen(shape, splits, part))
-    first = _launched(parts, Block(SPLIT_ROWS, size, 2), machine, synchronous=True, out_dtype="fp32")
+    keys = ceil_div(ceil_div(shape.keys, size), splits) * size
+    split = evolve(shape, batch=shape.batch * splits, keys=keys, causal=False, queries=_seen(shape, splits, keys))
+    first = _launched(split, Block(SPLIT_ROWS, size, 2), machine, synchronous=True, out_dtype="fp32")
     return first, _combine(shape.batch * shape.heads * shape.queries, splits, shape, machine)
 
 
 def flash_splits(blocks: int, key_blocks: int, at_once: int) -> int:
-    """Parts of the keys of so many thread blocks, of which so many run at once: num_splits_heuristic."""
+    """Splits of the keys of so many thread blocks, of which so many run at once: num_splits_heuristic."""
     if blocks >= ENOUGH * at_once:
         return 1
     efficiency = {}
@@ -135,18 +134,18 @@ def _split_keys(head_dim: int) -> int:
     return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
 
 
-def _seen(shape: Shape, splits: int, part: int) -> int:
-    """Queries of a part of the keys, in the mean, of which some see it: the blocks of others end at once."""
+def _seen(shape: Shape, splits: int, keys: int) -> int:
+    """Queries of a split of so many keys, in the mean, of which some see it: the blocks of others end at once."""
     if not shape.causal:
         return shape.queries
     first = shape.keys - shape.queries
     rows = [min(row + SPLIT_ROWS, shape.queries) + first for row in range(0, shape.queries, SPLIT_ROWS)]
-    seen = sum(min(ceil_div(max(row, 1), part), splits) for row in rows)
+    seen = sum(min(ceil_div(max(row, 1), keys), splits) for row in rows)
     return min(ceil_div(seen, splits) * SPLIT_ROWS, shape.queries)
 
 
 def _combine(rows: int, splits: int, shape: Shape, machine: Machine) -> Kernel:
-    """The parts of each row added up, one after the other: each is asked for when the one before has come.
+    """The splits of each row added up, one after the other: each is asked for when the one before has come.
 
     Cast stands for it: a part of some rows is read, worked on and written in bf16.
     """
@@ -195,7 +194,7 @@ def _unfused(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
 def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "", synchronous: bool = False) -> Kernel:
     """A launch of one thread block for each band of queries of each head.
 
-    Where that is long, a part of the machine tells it, with as many thread blocks for each tile; and there, where no
+    Where that is long, a slice of the machine tells it, with as many thread blocks for each tile; and there, where no
     mask hides keys, few blocks of keys; where one does, few bands of more heads, which are alike but for their size.
     Of very many thread blocks some tell how long all take.
     """
@@ -215,18 +214,18 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
     bands, steps = ceil_div(shape.queries, block.queries), ceil_div(shape.keys, mapping.block_keys)
     if bands * heads * steps // (2 if shape.causal else 1) <= MANY:
         return Kernel(whole, mapping, **options)
-    parts, every = parts_of(machine, PARTS), heads
-    heads = min(heads, max(ROUNDS * machine.tiles.count * block.resident // (bands * parts), 1) * parts)
-    options |= {"mapping": mapping, "parts": parts, "alike": Fraction(every, heads)}
-    most = max(min(STEPS, 2 * MANY * parts // (bands * heads)), FEWEST)
+    slices, every = slices_for(machine, bands * heads), heads
+    heads = min(heads, max(ROUNDS * machine.tiles.count * block.resident // (bands * slices), 1) * slices)
+    options |= {"mapping": mapping, "slices": slices, "alike": Fraction(every, heads)}
+    most = max(min(STEPS, 2 * MANY * slices // (bands * heads)), FEWEST)
 
     def some_bands(count: int) -> Attention:
         share = Fraction(count, bands)
-        return make(ceil(shape.queries * share), ceil(shape.keys * share), max(round(heads / (parts * share)), 1))
+        return make(ceil(shape.queries * share), ceil(shape.keys * share), max(round(heads / (slices * share)), 1))
 
     if shape.causal:
         return sampled(some_bands, bands, max(most * mapping.block_keys // block.queries, FEWEST), **options)
-    share = ceil_div(heads, parts)
+    share = ceil_div(heads, slices)
     return sampled(lambda few: make(shape.queries, few * mapping.block_keys, share), steps, most, **options)
 
 

@@ -12,7 +12,7 @@ from math import ceil
 from attrs import evolve
 
 from kpusim.machine import Machine
-from kpusim.machine.share import parts_of
+from kpusim.machine.share import slices_for
 from kpusim.operators.rowwise import Rowwise
 from kpusim.operators.rowwise.mapping import Mapping
 from kpusim.operators.rowwise.work import Work
@@ -21,7 +21,6 @@ from kpusim.recipes.kernel import Kernel, sampled
 __all__ = ["THREADS", "dealt", "equal_share"]
 
 THREADS = 2048  # resident a tile: CUDA C++ Programming Guide, technical specifications, compute capability 8.0 and 9.0
-PARTS = 4  # of the machine at most, of which one is simulated; chosen: as many as still share channels by turns
 ROUNDS = 3, 12  # blocks a tile that are simulated, at least and at most; chosen: the first two differ from what follows
 RUNS = 8192  # pieces of rows in so many blocks; chosen: about a second of simulation
 
@@ -44,16 +43,16 @@ def dealt(
     block = equal_share(rows, tiles, resident)
     mapping = _fitted(Mapping(1, 1, block, min(piece, whole.columns), **options), whole.work, machine.tile_bytes)
     blocks = ceil(rows / mapping.block_rows)
-    parts = parts_of(machine, PARTS) if 2 * blocks > tiles else 1
-    share, tiles = ceil(rows / parts), tiles // parts
+    slices = slices_for(machine, blocks)
+    share, tiles = ceil(rows / slices), tiles // slices
     mapping = evolve(mapping, row_tiles=min(tiles, ceil(share / mapping.block_rows)))
     each = mapping.block_rows * mapping.row_tiles
     steps = ceil(share / each)
     least, most = ROUNDS
     most = max(least, min(most, RUNS // (each * mapping.pieces(whole.work))))
     if steps <= most:
-        return Kernel(make(share), mapping, parts=parts)
-    return sampled(lambda rounds: make(rounds * each), steps, most, mapping=mapping, parts=parts)
+        return Kernel(make(share), mapping, slices=slices)
+    return sampled(lambda rounds: make(rounds * each), steps, most, mapping=mapping, slices=slices)
 
 
 def _fitted(mapping: Mapping, work: Work, room: int) -> Mapping:

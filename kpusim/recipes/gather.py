@@ -6,7 +6,7 @@ from math import ceil
 
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
-from kpusim.machine.share import part_of, parts_of
+from kpusim.machine.share import slice_of, slices_for
 from kpusim.operators.gather import Gather
 from kpusim.operators.gather.mapping import Mapping
 from kpusim.recipes.kernel import Kernel, Recipe, sampled
@@ -18,7 +18,6 @@ BLOCKS = 4  # under way in a tile: 2048 threads, the most that it holds (CUDA C+
 BLOCK_BYTES = 8192  # of the rows of a block: 512 threads of 16 bytes, the widest access (CUDA C++ Programming Guide)
 BLOCK_ROWS = 64  # at most; chosen: what the HBM needs under way, several times, as more would only wait there
 ROUNDS = 20  # of blocks that are simulated; chosen: half of them have filled the queues of the HBM
-PARTS = 4  # of the machine, at most, of which one is simulated; chosen: random rows are spread alike over all
 
 
 def gather_kernels(n: int, width: int, table_rows: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
@@ -31,14 +30,14 @@ def gather_kernels(n: int, width: int, table_rows: int, dtype: str, machine: Mac
     columns = ceil(width / pieces)
     rows = min(BLOCK_BYTES * 8 // (columns * bits), BLOCK_ROWS)
     blocks, listed = ceil(n * pieces / rows), n * pieces
-    parts = parts_of(machine, PARTS) if blocks >= machine.tiles.count else 1
-    lanes = min(part_of(machine, parts).tiles.count, blocks)
+    slices = slices_for(machine, blocks)
+    lanes = min(slice_of(machine, slices).tiles.count, blocks)
 
     def make(count: int) -> Gather:
-        return Gather(ceil(table_rows * pieces / parts), columns, count, dtype=dtype, index_dtype="int64")
+        return Gather(ceil(table_rows * pieces / slices), columns, count, dtype=dtype, index_dtype="int64")
 
     mapping = Mapping(lanes, rows, columns, BLOCKS)
-    return (sampled(make, ceil(listed / parts), ROUNDS * rows * lanes, mapping=mapping, parts=parts),)
+    return (sampled(make, ceil(listed / slices), ROUNDS * rows * lanes, mapping=mapping, slices=slices),)
 
 
 def _kernels(row: Row, machine: Machine) -> tuple[Kernel, ...]:

@@ -1,4 +1,4 @@
-"""Recipes of GEMMs: out[M, N] = A[M, K] . W[N, K]^T by the vendor's library, which picks a block size and parts of K.
+"""Recipes of GEMMs: out[M, N] = A[M, K] . W[N, K]^T by the vendor's library, which picks a block size and splits of K.
 
 The library is column-major, so that it multiplies the other way round: out^T[N, M] = W[N, K] . A^T. Rows are here those
 of W, columns those of A. Thread blocks are dealt to the tiles one by one, in clusters of two that share what they can;
@@ -40,7 +40,7 @@ NARROW = ((128, 16),)
 RASTER = 8  # chosen: block rows that are gone through together, as CUTLASS's largest swizzle
 DRAW = Fraction(7, 8)  # chosen: of the bandwidth of a DMA engine and of memory, what the library counts on
 FILL = 3000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
-SHORTEST = 512  # chosen: elements along K of a part, at least
+SHORTEST = 512  # chosen: elements along K of a split, at least
 WAVES = 3  # chosen: waves of blocks that are simulated; more are told by these
 
 
@@ -101,16 +101,16 @@ class Product:
 
 @frozen
 class Choice:
-    """A block of rows x columns, the parts that K is split into, and how a cluster stands: blocks down and across."""
+    """A block of rows x columns, the splits of K, and how a cluster stands: blocks down and across."""
 
     rows: int
     columns: int
-    parts: int
+    splits: int
     down: int
     across: int
 
     def clusters(self, product: Product) -> tuple[int, int]:
-        """Of one part of one entry, along rows and columns."""
+        """Of one split of one entry, along rows and columns."""
         down, across = self.down * self.rows, self.across * self.columns
         return ceil_div(product.rows, down), ceil_div(product.columns, across)
 
@@ -120,11 +120,11 @@ class Choice:
 
     def waves(self, product: Product, machine: Machine) -> int:
         """Of clusters."""
-        return ceil_div(self.parts * product.entries * prod(self.clusters(product)), self.at_once(machine))
+        return ceil_div(self.splits * product.entries * prod(self.clusters(product)), self.at_once(machine))
 
     def mapping(self, product: Product, machine: Machine) -> Mapping:
         """With as many stages as the SRAM holds."""
-        clusters = self.parts * product.entries * prod(self.clusters(product))
+        clusters = self.splits * product.entries * prod(self.clusters(product))
         stages, deep = product.generation.stages, product.generation.step * 8 // DTYPE_BITS[product.dtype]
         one = Mapping(
             self.down, self.across, self.rows, self.columns, deep, grid_batch=min(clusters, self.at_once(machine)),
@@ -157,22 +157,22 @@ def gemm_kernels(
     out = out_dtype or {"int8": "int32", "fp16": "fp16"}.get(dtype, "bf16")
     product = Product(n, m, k, factor, out, batch, transpose_b)
     choice = _choose(product, machine)
-    if choice.parts == 1:
+    if choice.splits == 1:
         return (_launch(product, choice, machine),)
-    part = evolve(product, k=ceil_div(k, choice.parts), batch=choice.parts, out_dtype="fp32")
-    return _launch(part, evolve(choice, parts=1), machine), _added_up(product, choice.parts)
+    split = evolve(product, k=ceil_div(k, choice.splits), batch=choice.splits, out_dtype="fp32")
+    return _launch(split, evolve(choice, splits=1), machine), _added_up(product, choice.splits)
 
 
-def _added_up(product: Product, parts: int) -> Kernel:
-    """The sums of all parts of K, which lie in memory in fp32, read once and written as the output."""
-    return Kernel(Add(product.columns, ceil_div(product.rows * parts, 2), dtype="fp32", out_dtype=product.out_dtype))
+def _added_up(product: Product, splits: int) -> Kernel:
+    """The sums of all splits of K, which lie in memory in fp32, read once and written as the output."""
+    return Kernel(Add(product.columns, ceil_div(product.rows * splits, 2), dtype="fp32", out_dtype=product.out_dtype))
 
 
 # --- what the library picks -------------------------------------------------------------------------------------------
 
 
 def _choose(product: Product, machine: Machine) -> Choice:
-    """The block size and parts of K of the least estimated time; of equal ones the first, which has larger blocks.
+    """The block size and splits of K of the least estimated time; of equal ones the first, which has larger blocks.
 
     Raises UserError where no block fits into the SRAM.
     """
@@ -184,23 +184,23 @@ def _choose(product: Product, machine: Machine) -> Choice:
 
 
 def _choices(product: Product, machine: Machine) -> Iterator[Choice]:
-    """Each block size, with K in one part, and in as many as give all tiles something to do."""
+    """Each block size, with K whole, and in as many splits as give all tiles something to do."""
     narrow, few = (product.columns <= blocks[0][1] for blocks in (NARROW, FEW))
-    splits = not product.batch and DTYPE_BITS[product.dtype] > 8
+    splittable = not product.batch and DTYPE_BITS[product.dtype] > 8
     for rows, columns in NARROW if narrow else FEW if few else BLOCKS:
         down = product.generation.cluster if product.rows > rows else 1
         across = product.generation.cluster if down == 1 and product.columns > columns else 1
         whole = Choice(rows, columns, 1, down, across)
-        parts = min(whole.at_once(machine) // prod(whole.clusters(product)), product.k // SHORTEST)
-        if splits and parts > 1:
-            yield evolve(whole, parts=parts)
-        if not (splits and parts > 1 and narrow):
+        splits = min(whole.at_once(machine) // prod(whole.clusters(product)), product.k // SHORTEST)
+        if splittable and splits > 1:
+            yield evolve(whole, splits=splits)
+        if not (splittable and splits > 1 and narrow):
             yield whole
 
 
 def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
     """Cycles: waves of blocks, each as long as the array or its loads take, or all that comes from memory."""
-    deep = ceil_div(product.k, choice.parts)
+    deep = ceil_div(product.k, choice.splits)
     high, wide = min(choice.rows, product.rows), min(choice.columns, product.columns)
     loads = product.bytes_of((high + wide) * deep) / (DRAW * machine.dma.bytes_per_cycle)
     block = max(matmul_timer(machine, product.dtype)(high, wide, deep)[0], float(loads))
@@ -210,8 +210,8 @@ def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
     out = DTYPE_BITS[product.out_dtype] / 8
     finish = high * wide * (out + 4) / float(machine.dma.bytes_per_cycle)  # sums out of registers, and on their way
     cycles = max(choice.waves(product, machine) * (block + finish), (moved + sums * out) / rate) + FILL
-    if choice.parts > 1:
-        cycles += machine.front_end.launch_cycles + 2 * FILL + sums * (8 * choice.parts + out) / rate
+    if choice.splits > 1:
+        cycles += machine.front_end.launch_cycles + 2 * FILL + sums * (8 * choice.splits + out) / rate
     return cycles
 
 
@@ -235,7 +235,8 @@ def _launch(product: Product, choice: Choice, machine: Machine) -> Kernel:
     if waves <= WAVES:
         return sampled(lambda count: deep(product, count), steps, longest, **options)
     some = _excerpt(product, choice, machine, WAVES)
-    return evolve(sampled(lambda count: deep(some, count), steps, longest, **options), alike=Fraction(waves, WAVES))
+    alike = Fraction(waves, WAVES)
+    return sampled(lambda count: deep(some, count), steps, longest, alike=alike, **options)
 
 
 def _excerpt(product: Product, choice: Choice, machine: Machine, waves: int) -> Product:

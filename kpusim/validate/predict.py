@@ -139,8 +139,8 @@ def _breakdown(runs: Iterable[Run]) -> Breakdown:
             used = (kinds == kind) & ((run.busy > 0) | (run.stalls.sum(axis=1) > 0))
             if not used.any():
                 continue
-            parts = {"busy": run.busy, **dict(zip(CAUSES, run.stalls.T, strict=True)), "idle": run.idle}
-            for name, each in parts.items():
+            spent = {"busy": run.busy, **dict(zip(CAUSES, run.stalls.T, strict=True)), "idle": run.idle}
+            for name, each in spent.items():
                 if mean := float(each[used].mean()):
                     total[f"{shown} {name}"] = total.get(f"{shown} {name}", 0.0) + mean
     return {name: each / cycles for name, each in total.items()}

@@ -21,7 +21,7 @@ __all__ = ["DECODERS", "Held", "Question", "Validation", "kernel_name"]
 
 DECODERS = "model"  # a family of its own: not among `all`
 WORST = 10
-PARTS = 3  # of what a kernel's cycles went to, in words
+NAMED = 3  # of what a kernel's cycles went to, in words
 
 
 def kernel_name(kernel: Kernel) -> str:
@@ -62,7 +62,7 @@ class Held:
     def spent(self) -> str:
         """The longest kernel and the first of its `shares` in words: "gemm: matrix busy 80%, dma for vector 30%"."""
         words = []
-        for what, share in list(self.shares().items())[:PARTS]:
+        for what, share in list(self.shares().items())[:NAMED]:
             unit, _, did = what.partition(" ")
             words.append(f"{unit} {'for ' * (did in CAUSES)}{did} {share:.0%}")
         return ": ".join([kernel_name(self.prediction.longest), *([", ".join(words)] if words else [])])
