@@ -32,7 +32,7 @@ def _short(text: str) -> str:
 class UserError(Exception):
     """Input that cannot be used. The command line prints `str(error)` and exits with `exit_code`.
 
-    problem: what is wrong, in a few words. where: the place, such as "my.toml:7: [hbm] stakcs".
+    problem: what is wrong, in a few words. where: the place, such as "my.toml:7: [hbm] stakcs", kept as an attribute.
     found: what stands there. allowed: what may stand there, as options or in words.
     hint: what to do; by default the option nearest to `found`, where there is one.
     """
@@ -60,4 +60,5 @@ class UserError(Exception):
         if hint is not None:
             parts.append(hint)
         message = "; ".join(parts)
+        self.where = where
         super().__init__(message if where is None else f"{_short(where)}: {message}")

@@ -1,9 +1,7 @@
-"""Predictions against measured rows: files, scores, what is simulated, the picture; and the command."""
+"""Predictions against measured rows: what is simulated, the picture, the command, and the page."""
 
 import csv
-import io
 import json
-import math
 from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,11 +17,10 @@ from kpusim.operators import make_operator
 from kpusim.recipes import table
 from kpusim.recipes.kernel import Kernel, Recipe
 from kpusim.recipes.row import Row
-from kpusim.validate import page, validation
+from kpusim.validate import page, truth, validation
 from kpusim.validate import predict as predicting
 from kpusim.validate.scatter import draw_scatter
-from kpusim.validate.score import score, spearman
-from kpusim.validate.truth import read_truth, write_predictions
+from kpusim.validate.truth import read_truth
 from kpusim.validate.validation import Question
 
 PUBLIC = Path(__file__).parent / "data" / "h200_public.csv"
@@ -62,7 +59,7 @@ def toys(monkeypatch):
         return predicting.Timed(Fraction(100 * rows), {"dma memory": 0.5, "vector busy": rows / 100, "dma idle": 0.2})
 
     monkeypatch.setattr(table, "RECIPES", recipes)
-    for module in table, validation:
+    for module in table, truth, validation:
         monkeypatch.setattr(module, "FAMILIES", ("ops", "model"))
     monkeypatch.setattr(predicting, "simulated", simulated)
     return seen
@@ -96,117 +93,7 @@ def answered(path, jobs=1):
     return Question.of(read_truth(path).rows, H200).answer(jobs)
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
-
-
-def test_rank_correlation_of_ties_by_hand():
-    """Ranks 1, 2.5, 2.5, 4 and 1, 2, 4, 3: deviations from 2.5 give 3 / sqrt(4.5 * 5)."""
-    assert spearman([1, 2, 2, 4], [10, 20, 30, 25]) == pytest.approx(3 / math.sqrt(22.5))
-
-
-def test_rank_correlation_knows_order_only():
-    assert spearman([1, 2, 3], [1, 10, 1e9]) == pytest.approx(1)
-    assert spearman([1, 2, 3], [9, 8, -7]) == pytest.approx(-1)
-
-
-@pytest.mark.parametrize("values", [([], []), ([1], [2]), ([1, 1], [1, 2]), ([1, 2], [3, 3])])
-def test_rank_correlation_is_not_always_defined(values):
-    assert spearman(*values) is None
-
-
-def test_scores_by_hand():
-    found = score([10, 10, 20, 100], [9, 13, 20, 150])  # errors of 10, 30, 0 and 50 %
-    assert (found.rows, found.mape_percent, found.median_percent) == (4, pytest.approx(22.5), pytest.approx(20))
-    assert score([], []).mape_percent is None
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_public_file_is_read():
-    truth = read_truth(PUBLIC)
-    assert len(truth.rows) == 148
-    first = truth.rows[0]
-    assert (first.line, first.row.family, first.row.params, first.row.dtype) == (
-        2,
-        "gemm",
-        {"M": 256, "N": 256, "K": 256},
-        "bf16",
-    )
-    assert (first.us, first.overhead_us) == (2.8127, 0)
-    assert truth.rows[-1].line == 149
-
-
-def test_other_columns_orders_and_endings(file):
-    text = (
-        "\ufeffdtype,note,us,family,params,overhead_us\r\n"
-        f'bf16,"two\r\nlines",3.5,launch,{GRAPH},\r\n'
-        "\r\n"
-        f'fp8,"a ""b""",,launch,{EAGER},2.5\r\n'
-        f" bf16 ,,1,launch,{EAGER}\r\n"
-    )
-    truth = read_truth(file(text=text))
-    assert [(each.line, each.row.dtype, each.us, each.overhead_us) for each in truth.rows] == [
-        (2, "bf16", 3.5, 0), (5, "fp8", None, 2.5), (6, "bf16", 1, 0),
-    ]  # fmt: skip
-    written = io.StringIO()
-    write_predictions(truth, [1.25, 12.34567, None], written)
-    columns, *rows = csv.reader(io.StringIO(written.getvalue()))
-    assert columns == ["dtype", "note", "us", "family", "params", "overhead_us", "predicted_us"]
-    assert rows[0] == ["bf16", "two\r\nlines", "3.5", "launch", '{"kind": "graph", "n": 9}', "", "1.2500"]
-    assert [row[-1] for row in rows] == ["1.2500", "12.3457", ""]
-    assert rows[1][1] == 'a "b"'
-
-
-def test_what_was_written_is_read_again(file, tmp_path):
-    again = tmp_path / "again.csv"
-    truth = read_truth(file("family,params,dtype,predicted_us,us", f"launch,{GRAPH},bf16,77,1"))
-    with again.open("w") as out:
-        write_predictions(truth, [1.5], out)
-    assert again.read_text() == f"family,params,dtype,us,predicted_us\nlaunch,{GRAPH},bf16,1,1.5000\n"
-
-
 HEAD = "family,params,dtype,us"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "truth.csv: is empty; allowed: a header with family, params, dtype, us"),
-        ("\n \n", "truth.csv: is empty"),
-        (HEAD, "truth.csv: has a header, but no rows"),
-        ("family,parms,dtype,us\n", "truth.csv:1: no column 'params'; found 'family, parms, dtype, us'; is 'parms'"),
-        ("family;params;dtype\n", "the first line names the columns, with commas between"),
-        ("family,params,dtype,us,us\n", "truth.csv:1: there are two columns of one name; found 'us'"),
-        (f"{HEAD}\ngemm,{{M: 2}},bf16,1", "truth.csv:2: params: not JSON (Expecting property name"),
-        (f"{HEAD}\ngemm,[1],bf16,1", "truth.csv:2: params: not JSON's object; found '[1]'"),
-        (f'{HEAD}\ngemm,"{{""M"": NaN}}",bf16,1', "truth.csv:2: params: not a parameter; found 'NaN'"),
-        (f"{HEAD}\ngemm,{'[' * 10000},bf16,1", "truth.csv:2: params: not JSON"),
-        (f"{HEAD}\ngemm,{{}},bf17,1", "truth.csv:2: dtype: unknown dtype; found 'bf17'; allowed: fp8, "),
-        (f"{HEAD}\ngemm,{{}},,1", "truth.csv:2: dtype: empty"),
-        (f"{HEAD}\nlaunch,{GRAPH},bf16,-1", "truth.csv:2: us: not a time; found '-1'; allowed: microseconds"),
-        (f"{HEAD}\nlaunch,{GRAPH},bf16,1\n\nlaunch,{GRAPH},bf16,nan", "truth.csv:4: us: not a time; found 'nan'"),
-        (f"{HEAD}\nlaunch,{GRAPH},bf16,0", "truth.csv:2: us: cannot be; found '0'; allowed: more than 0"),
-        (f"{HEAD},overhead_us\nlaunch,{GRAPH},bf16,1,much", "truth.csv:2: overhead_us: not a time; found 'much'"),
-        (f"{HEAD}\nlaunch,{GRAPH},bf16,1,2", "truth.csv:2: more cells than columns; found 5; allowed: at most 4"),
-        (f'{HEAD}\nlaunch,"{GRAPH}', "truth.csv:2: is no CSV: "),
-    ],
-)  # fmt: skip
-def test_mistakes_in_files(file, text, message):
-    with pytest.raises(UserError) as caught:
-        read_truth(file(text=text))
-    assert message in str(caught.value)
-
-
-def test_files_that_are_none(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00f")
-    for path, message in (
-        (tmp_path / "none.csv", "cannot be read: No such file"),
-        (tmp_path, "cannot be read: Is a directory"),
-        (tmp_path / "a.csv", "is no text in UTF-8"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_truth(path)
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
@@ -282,15 +169,25 @@ def test_the_machine_may_refuse_a_row(toys, file, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"lunch,{GRAPH},bf16,1", "truth.csv:2: unknown family; found 'lunch'; allowed: "),
-        ('launch,"{""kind"": ""graf""}",bf16,1', "2: params.kind: cannot be; found 'graf'; allowed: graph, eager; did"),
-        ("launch,{},bf16,1", "truth.csv:2: params.kind: missing"),
+        ('launch,"{""kind"": ""graf""}",bf16,1', "params.kind: cannot be; found 'graf'; allowed: graph, eager; did"),
+        ("launch,{},bf16,1", "params.kind: missing"),
+        ('eltwise,"{""kind"": ""add"", ""rows"": 4, ""dim"": 64}",int8,1', "dtype: cannot be; found 'int8'; allowed: "),
+        ('eltwise,"{""kind"": ""relu"", ""rows"": 4, ""dim"": 64}",bf16,1', "params.kind: cannot be; found 'relu'"),
+        ('model,"{""model"": ""gpt3"", ""phase"": ""decode"", ""batch"": 1, ""seq"": 8}",bf16,1', "params.model: can"),
+        ('model,"{""model"": ""gpt2"", ""phase"": ""decode"", ""batch"": 1, ""seq"": 8}",fp8,1', "dtype: cannot be"),
+        ('attention,"{""B"": 1, ""Hq"": 3, ""Hkv"": 2, ""Sq"": 1, ""Skv"": 8, ""D"": 64, ""causal"": 0, '
+         '""backend"": ""flash""}",bf16,1', "heads of queries are no multiple of those of keys"),
     ],
 )  # fmt: skip
-def test_rows_that_no_recipe_knows(file, line, message):
-    with pytest.raises(UserError) as caught:
-        answered(file(HEAD, line))
-    assert message in str(caught.value)
+def test_a_row_that_no_recipe_knows_leaves_the_others(file, line, message):
+    """Each names its place once."""
+    path = file(HEAD, line, f"launch,{GRAPH},bf16,1")
+    found = answered(path)
+    assert [(each.measured.line, each.us) for each in found.rows] == [(3, pytest.approx(LAUNCH))]
+    (refused,) = found.refused.items()
+    assert refused[0] == 2 and str(refused[1]).startswith(f"{path}:2: {message}")
+    with pytest.raises(UserError, match=f"^{path}:2: (?!{path})"):
+        predicting.predict([each.row for each in read_truth(path).rows], H200)
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
@@ -318,14 +215,10 @@ def validate(tmp_path, monkeypatch):
 
 
 def test_the_plain_command_writes_both_files(validate, toys, file, tmp_path):
-    result = validate(
-        file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", TWO), ("model", "layers", "")))
-    )
+    result = validate(file(*toy_lines(("ops", "add", us(4) / 1.25), ("ops", "two", TWO), ("model", "layers", ""))))
     assert result.exit_code == 0, result.output
     rows = [*csv.DictReader((tmp_path / "kpusim-out" / "truth.h200.csv").open())]
-    assert [float(row["predicted_us"]) for row in rows] == pytest.approx(
-        [us(4), TWO, us(*10 * [8])], abs=1e-4
-    )
+    assert [float(row["predicted_us"]) for row in rows] == pytest.approx([us(4), TWO, us(*10 * [8])], abs=1e-4)
     assert (tmp_path / "kpusim-out" / "truth.h200.svg").read_text().startswith("<?xml")
     lines = result.stdout.splitlines()
     assert [line.split() for line in lines if line.startswith(("  ops", " ops", " all"))] == [
@@ -384,6 +277,17 @@ def test_a_refused_row_is_told_and_exits_1(validate, toys, file, monkeypatch, tm
     assert (tmp_path / "kpusim-out" / "truth.h200.csv").read_text().splitlines()[1].endswith(",1,")
 
 
+def test_a_row_that_no_recipe_knows_is_told_and_exits_1(validate, toys, file, tmp_path):
+    path = file(*toy_lines(("ops", "subtract", 1), ("ops", "add", us(4) / 1.25)))
+    result = validate(path, "--json")
+    told = f"{path}:2: params.kind: cannot be; found 'subtract'; allowed: add, two, layers"
+    assert (result.exit_code, result.stderr) == (1, f"Error: {told}\n")
+    found = json.loads(result.stdout)
+    assert (found["refused"], found["all"]["mape_percent"]) == ([{"line": 2, "error": told}], 25.0)
+    rows = [*csv.DictReader((tmp_path / "kpusim-out" / "truth.h200.csv").open())]
+    assert [row["predicted_us"] for row in rows] == ["", f"{us(4):.4f}"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -431,10 +335,19 @@ HBM2_2000,random,RoBaRaCoCh,32,1000,2883
 """
 
 
+CALIBRATED = {
+    "constants": [{"keys": ["a.b", "a.c"], "public": "0 us", "why": "none is", "fitted": "1 us", "file": "1.25 us"}],
+    "without": {"ops": 40.0, "model": 50.0}, "with": {"ops": 4.0, "model": 5.0}, "by_size": {"below 10 us": 6.0},
+    "left_out": {"family": {"ops": 7.0}, "size": {"below 10 us": 8.0}},
+}  # fmt: skip
+
+
 def test_the_page_has_what_was_found(toys, file, tmp_path, monkeypatch):
     (tmp_path / "ramulator2.csv").write_text(RAMULATOR)
     (tmp_path / "scale_sim.csv").write_bytes((PUBLIC.parent / "scale_sim.csv").read_bytes())
+    (tmp_path / "calibration.json").write_text(json.dumps(CALIBRATED))
     monkeypatch.setattr(page, "DATA", tmp_path)
+    monkeypatch.setattr(page, "DOCS", tmp_path)
     monkeypatch.setattr(page, "RECIPES", table.RECIPES)
     monkeypatch.setattr(page, "SECOND_ROWS", (Row("ops", {"kind": "add"}),))
     found = answered(
@@ -443,7 +356,11 @@ def test_the_page_has_what_was_found(toys, file, tmp_path, monkeypatch):
     text, off = page.page(found, 1), 100 * (TWO / 12 - 1)
     assert cells(text, "ops")[0] == ["ops", "2", *2 * [f"{(25 + abs(off)) / 2:.1f} %"], "1.000"]
     assert cells(text, "decoders") == [["decoders", "1", "100.0 %", "100.0 %", ""]]
-    assert cells(text, "ops")[1] == ["ops", "+25.0 % (1)", f"{off:+.1f} % (1)", ""]
+    assert cells(text, "`a.b`, `a.c`") == [["`a.b`, `a.c`", "0 us", "none is", "1 us", "1.25 us"]]
+    assert cells(text, "ops")[1] == ["ops", "40.0 %", "4.0 %", "7.0 %"]
+    assert cells(text, "model")[0] == ["model", "50.0 %", "5.0 %", ""]
+    assert cells(text, "below 10 us") == [["below 10 us", "", "6.0 %", "8.0 %"]]
+    assert cells(text, "ops")[2] == ["ops", "+25.0 % (1)", f"{off:+.1f} % (1)", ""]
     second = load_machine("a100-80gb")
     launch = float((second.front_end.launch_cycles + 400) / second.clock_hz * 10**6)
     assert cells(text, "add") == [["add", "kind=add", f"{launch:.1f}"]]

@@ -14,9 +14,10 @@ from kpusim.cli.options import json_option, keep, set_option
 from kpusim.cli.progress import progress
 
 if TYPE_CHECKING:
+    from kpusim.machine import Machine
     from kpusim.validate.score import Score
     from kpusim.validate.truth import Truth
-    from kpusim.validate.validation import Held, Question, Validation
+    from kpusim.validate.validation import Held, Validation
 
 __all__ = ["command"]
 
@@ -60,7 +61,8 @@ def command(
 
     Prints a table by family, in which `all` is every family but `model`, the decoders; and the ten rows that are
     furthest off, with what the cycles of their longest kernel went to, in the mean over the units of a kind. Writes
-    the rows and a plot (by default both into kpusim-out/). Exits with 1 if the machine cannot run a row.
+    the rows and a plot (by default both into kpusim-out/). A row that no recipe applies to, or that the
+    machine cannot run, has no prediction; the others do. Exits with 1 if there is one.
 
     \b
     JSON: machine, csv, plot, all: {rows, mape_percent, median_percent, spearman}, families: {family: {as all}},
@@ -83,7 +85,6 @@ def command(
     from kpusim.machine import load_machine
     from kpusim.report.picture import check_picture
     from kpusim.validate.truth import read_truth
-    from kpusim.validate.validation import Question
 
     loaded = load_machine(machine, sets)
     output = output or OUTPUT / f"{truth.stem}.{loaded.name}.csv"
@@ -91,8 +92,11 @@ def command(
     keep(output, plot, truth, machine)
     keep(plot, truth, machine)
     check_picture(plot, "--plot")
-    rows = _only(read_truth(truth), families)
-    found = _held(rows, Question.of(rows.rows, loaded), jobs, output, plot)
+    _tell(_held(_only(read_truth(truth), families), loaded, jobs, output, plot), output, plot, as_json)
+
+
+def _tell(found: Validation, output: Path, plot: Path, as_json: bool) -> None:
+    """Prints what was found and written. Exits with 1 where a row was refused."""
     if as_json:
         written = {"csv": str(output), "plot": str(plot)}
         click.echo(json.dumps({"machine": found.machine} | written | found.json(), indent=2))
@@ -105,14 +109,15 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _held(rows: Truth, question: Question, jobs: int | None, output: Path, plot: Path) -> Validation:
+def _held(rows: Truth, machine: Machine, jobs: int | None, output: Path, plot: Path) -> Validation:
     """Simulates, and writes both files."""
     from kpusim.files import atomic_path
     from kpusim.processes import cores
     from kpusim.validate.scatter import draw_scatter
     from kpusim.validate.truth import write_predictions
-    from kpusim.validate.validation import kernel_name
+    from kpusim.validate.validation import Question, kernel_name
 
+    question = Question.of(rows.rows, machine)
     with atomic_path(output) as table, atomic_path(plot) as drawn:
         with progress("simulating", len(question.kernels)) as begins:
             found = question.answer(jobs or cores(), lambda kernel: begins(kernel_name(kernel)))
@@ -154,15 +159,15 @@ def _recipes(as_json: bool) -> None:
 
 def _print(found: Validation) -> None:
     from kpusim.cli.tables import print_table
-    from kpusim.validate.validation import DECODERS
+    from kpusim.validate.validation import DECODER_FAMILY
 
     families = found.families
-    decoders = families.pop(DECODERS, None)
+    decoders = families.pop(DECODER_FAMILY, None)
     rows = [(name, *_score(each)) for name, each in families.items()]
     if families:
         rows.append(("all", *_score(found.all)))
     if decoders:
-        rows.append((f"{DECODERS} (decoders)", *_score(decoders)))
+        rows.append((f"{DECODER_FAMILY} (decoders)", *_score(decoders)))
     if not rows:
         click.echo("No row was measured: all are predicted, none is scored.")
         return

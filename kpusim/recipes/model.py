@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from attrs import evolve, frozen
 
+from kpusim.isa.tables import DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.recipes.attention import attention_kernels
 from kpusim.recipes.gather import gather_kernels
@@ -17,6 +18,7 @@ from kpusim.recipes.rowwise import rowwise_kernels
 __all__ = ["DECODERS", "RECIPES", "Decoder", "decoder_kernels"]
 
 PHASES = "prefill", "decode"
+REAL = DTYPE_GROUPS["real"]
 
 
 @frozen
@@ -111,8 +113,8 @@ def decoder_kernels(row: Row, machine: Machine) -> tuple[Kernel, ...]:
     """The kernels of one forward pass. Raises UserError for parameters that are missing or impossible."""
     model = DECODERS[row.word("model", tuple(DECODERS))]
     decode = row.word("phase", PHASES) == "decode"
-    batch, keys = row.size("batch"), row.size("seq")
-    return tuple(_Pass(model, batch, 1 if decode else keys, keys, row.dtype, machine).kernels())
+    batch, keys, dtype = row.size("batch"), row.size("seq"), row.typed(REAL)
+    return tuple(_Pass(model, batch, 1 if decode else keys, keys, dtype, machine).kernels())
 
 
 RECIPES = (

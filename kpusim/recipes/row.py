@@ -11,18 +11,29 @@ from kpusim.errors import UserError
 __all__ = ["Row"]
 
 
+FP8 = "fp8_e4m3"
+"""What "fp8" is, the kind of weights and activations (Micikevicius et al., FP8 Formats, arXiv:2209.05433)."""
+
+
+def _dtype(name: str) -> str:
+    return FP8 if name == "fp8" else name
+
+
 @frozen
 class Row:
-    """What was run: an operator of a family with its parameters. where: its place in a file, for messages."""
+    """What was run: an operator of a family with its parameters. where: its place in a file, for messages.
+
+    dtype: as kpusim has them, or "fp8".
+    """
 
     family: str
     params: Mapping[str, object] = field(hash=False)
-    dtype: str = "bf16"
+    dtype: str = field(default="bf16", converter=_dtype)
     where: str = field(default="row", eq=False)
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A parameter that is a whole number above 0, or `default` where it is not there. Raises UserError."""
-        found = self.params.get(name, default)
+    def size(self, name: str) -> int:
+        """A parameter that is a whole number above 0. Raises UserError."""
+        found = self.params.get(name)
         if type(found) is not int or found < 1:
             raise self._wrong(name, found, "a whole number of at least 1")
         return found
@@ -46,6 +57,10 @@ class Row:
         if self.dtype not in allowed:
             raise UserError("cannot be", where=f"{self.where}: dtype", found=self.dtype, allowed=allowed)
         return self.dtype
+
+    def refused(self, error: UserError) -> UserError:
+        """An error of this row, which names its place."""
+        return error if (error.where or "").startswith(self.where) else UserError(str(error), where=self.where)
 
     def _wrong(self, name: str, found: object, allowed: Sequence[str] | str) -> UserError:
         problem = "missing" if found is None else "cannot be"

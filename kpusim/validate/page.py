@@ -23,7 +23,7 @@ from kpusim.validate.scatter import draw_scatter
 from kpusim.validate.score import Score, error_percent
 from kpusim.validate.simulators import channels, matmuls
 from kpusim.validate.truth import read_truth
-from kpusim.validate.validation import DECODERS, Held, Question, Validation
+from kpusim.validate.validation import DECODER_FAMILY, Held, Question, Validation
 
 __all__ = ["page", "validated"]
 
@@ -70,7 +70,7 @@ def _held_against(found: Validation) -> Iterator[str]:
 def _scores(found: Validation) -> Iterator[str]:
     """The scores by family, and the plot."""
     families = found.families
-    decoders = families.pop(DECODERS, None)
+    decoders = families.pop(DECODER_FAMILY, None)
     rows = [*families.items(), ("**all operators**", found.all), *([("decoders", decoders)] if decoders else [])]
     yield prose.SCORES
     yield table(
@@ -95,7 +95,8 @@ def _calibration(file: Path) -> Iterator[str]:
     yield table(("constant", ">public", "which is", ">fitted", ">in the file"), rows)
     yield prose.LEFT_OUT
     left, sizes = known["left_out"]["family"], known["left_out"]["size"]
-    folds = [(fold, *(f"{errors[fold]:.1f} %" for errors in (known["without"], known["with"], left))) for fold in left]
+    errors = known["without"], known["with"], left
+    folds = [(fold, *(f"{each[fold]:.1f} %" if fold in each else "" for each in errors)) for fold in known["with"]]
     folds += [(fold, "", f"{known['by_size'][fold]:.1f} %", f"{error:.1f} %") for fold, error in sizes.items()]
     yield table(("rows", ">without", ">with", ">left out"), folds)
     yield ""

@@ -24,7 +24,9 @@ __all__ = [
     "predictions", "simulated", "time_kernel",
 ]  # fmt: skip
 
-CHUNK_BYTES = 16384
+CHUNK_BYTES = (
+    16384  # of a transfer, simulated as one; chosen: as `shared.block` of GPUs, what an engine asks for at once
+)
 
 Breakdown = Mapping[str, float]
 """Share of a kernel's cycles by unit and what it did or waited for, such as "dma memory", over the units used."""
@@ -63,9 +65,7 @@ def launches_of(row: Row, machine: Machine) -> Launches:
         recipe = recipe_of(row)
         return Launches(recipe, tuple(recipe.kernels(row, machine)))
     except UserError as error:
-        if str(error).startswith(row.where):
-            raise
-        raise UserError(str(error), where=row.where) from error
+        raise row.refused(error) from error
 
 
 def distinct_runs(kernels: Iterable[Kernel]) -> list[Kernel]:
@@ -96,7 +96,7 @@ def predict(rows: Sequence[Row], machine: Machine, jobs: int = 1) -> list[Predic
     found = predictions([launches_of(row, machine) for row in rows], machine, jobs, lambda kernel: None)
     for row, each in zip(rows, found, strict=True):
         if isinstance(each, UserError):
-            raise UserError(str(each), where=row.where)
+            raise row.refused(each)
     return [each for each in found if isinstance(each, Prediction)]
 
 

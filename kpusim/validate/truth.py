@@ -14,6 +14,7 @@ from attrs import frozen
 from kpusim.errors import UserError, nearest
 from kpusim.isa.tables import DTYPE_BITS
 from kpusim.recipes.row import Row
+from kpusim.recipes.table import FAMILIES
 
 __all__ = ["PREDICTED", "Measured", "Truth", "read_truth", "write_predictions"]
 
@@ -110,8 +111,9 @@ def _measured(path: Path, line: int, columns: Sequence[str], cells: tuple[str, .
     for name in NEEDED:
         if not named[name]:
             raise UserError("empty", where=f"{where}: {name}")
-    if named["dtype"] not in DTYPES:
-        raise UserError("unknown dtype", where=f"{where}: dtype", found=named["dtype"], allowed=DTYPES)
+    for name, allowed in ("family", FAMILIES), ("dtype", DTYPES):
+        if named[name] not in allowed:
+            raise UserError(f"unknown {name}", where=f"{where}: {name}", found=named[name], allowed=allowed)
     row = Row(named["family"], _params(f"{where}: params", named["params"]), named["dtype"], where)
     us = _number(where, US, named) if named.get(US) else None
     if us == 0:

@@ -12,14 +12,15 @@ from kpusim.engines.stalls import CAUSES
 from kpusim.errors import UserError
 from kpusim.machine import Machine
 from kpusim.recipes.kernel import Kernel
+from kpusim.recipes.row import Row
 from kpusim.recipes.table import FAMILIES
 from kpusim.validate.predict import Launches, Prediction, distinct_runs, launches_of, predictions
 from kpusim.validate.score import Score, error_percent, score
 from kpusim.validate.truth import Measured
 
-__all__ = ["DECODERS", "Held", "Question", "Validation", "kernel_name"]
+__all__ = ["DECODER_FAMILY", "Held", "Question", "Validation", "kernel_name"]
 
-DECODERS = "model"  # a family of its own: not among `all`
+DECODER_FAMILY = "model"  # whole decoders: not among `all`
 WORST = 10
 NAMED = 3  # of what a kernel's cycles went to, in words
 
@@ -84,7 +85,7 @@ class Validation:
     @property
     def all(self) -> Score:
         """The score of all operators: every family but the decoders."""
-        return _score(each for each in self.scored if each.measured.row.family != DECODERS)
+        return _score(each for each in self.scored if each.measured.row.family != DECODER_FAMILY)
 
     @property
     def families(self) -> dict[str, Score]:
@@ -120,32 +121,45 @@ class Validation:
 
 @frozen
 class Question:
-    """Rows to be predicted on a machine, and what they run as there."""
+    """Rows to be predicted on a machine, and what each runs as there, or why it does not."""
 
     machine: Machine
     rows: tuple[Measured, ...]
-    launches: tuple[Launches, ...]
+    launches: tuple[Launches | UserError, ...]
 
     @classmethod
     def of(cls, rows: Sequence[Measured], machine: Machine) -> Question:
-        """Raises UserError for a row that no recipe applies to."""
-        return cls(machine, tuple(rows), tuple(launches_of(each.row, machine) for each in rows))
+        """What the recipes say of rows."""
+        return cls(machine, tuple(rows), tuple(_launches(each.row, machine) for each in rows))
+
+    @property
+    def known(self) -> list[Launches]:
+        """Of the rows that recipes apply to."""
+        return [each for each in self.launches if isinstance(each, Launches)]
 
     @property
     def kernels(self) -> list[Kernel]:
         """What must be simulated."""
-        return distinct_runs(kernel for each in self.launches for kernel in each.kernels)
+        return distinct_runs(kernel for each in self.known for kernel in each.kernels)
 
     def answer(self, jobs: int, begins: Callable[[Kernel], object] = lambda kernel: None) -> Validation:
         """Simulates, in so many processes; `begins` is called with each of the `kernels` when its turn comes."""
         held, refused = list[Held](), dict[int, UserError]()
-        found = predictions(self.launches, self.machine, jobs, begins)
-        for measured, each in zip(self.rows, found, strict=True):
+        found = iter(predictions(self.known, self.machine, jobs, begins))
+        for measured, launches in zip(self.rows, self.launches, strict=True):
+            each = launches if isinstance(launches, UserError) else next(found)
             if isinstance(each, UserError):
-                refused[measured.line] = UserError(str(each), where=measured.row.where)
+                refused[measured.line] = measured.row.refused(each)
             else:
                 held.append(Held(measured, each))
         return Validation(self.machine.name, tuple(held), refused)
+
+
+def _launches(row: Row, machine: Machine) -> Launches | UserError:
+    try:
+        return launches_of(row, machine)
+    except UserError as error:
+        return error
 
 
 def _score(held: Iterable[Held]) -> Score:
