@@ -190,6 +190,27 @@ def test_a_row_that_no_recipe_knows_leaves_the_others(file, line, message):
         predicting.predict([each.row for each in read_truth(path).rows], H200)
 
 
+ANY = {
+    "gemm": {"M": 8, "N": 8, "K": 8}, "norm": {"kind": "softmax", "rows": 8, "dim": 8}, "launch": {"kind": "graph"},
+    "attention": {"B": 1, "Hq": 1, "Hkv": 1, "Sq": 8, "Skv": 8, "D": 32, "causal": 0, "backend": "unfused"},
+    "eltwise": {"kind": "copy", "rows": 8, "dim": 8}, "gather": {"kind": "plain", "n": 8, "width": 8, "table_rows": 8},
+    "model": {"model": "gpt2", "phase": "decode", "batch": 1, "seq": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", table.FAMILIES)
+def test_any_dtype_runs_or_is_refused(family):
+    """As files may have them; nothing but a UserError comes of those that cannot be."""
+    rows = [
+        truth.Measured(line, Row(family, ANY[family], dtype), 1.0, 0.0, ()) for line, dtype in enumerate(truth.DTYPES)
+    ]
+    question = Question.of(rows, H200)
+    refused = {
+        each.row.dtype for each, launches in zip(rows, question.launches, strict=True) if launches not in question.known
+    }
+    assert refused < {each.row.dtype for each in rows} - {"bf16", "fp16"}
+
+
 # --- the picture ------------------------------------------------------------------------------------------------------
 
 
