@@ -54,11 +54,15 @@ def test_equal_shares(rows, tiles, resident):
 @pytest.mark.parametrize("machine", [H200, A100], ids=["h200", "a100"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_size_has_a_program(kind, machine):
-    """Whose blocks fit, on every tile, whatever the shape."""
+    """Whose blocks fit, on every tile, whatever the shape, of that dtype."""
     for rows, dim in [*((1, dim) for dim in SIZES), *((rows, 1000) for rows in SIZES), (4099, 50257)]:
         for dtype in ("bf16", "fp16", "fp32"):
             kernel = last(kind, rows, dim, dtype, machine)
-            operator_plan(kernel.operator, kernel.seen(machine), mapping=kernel.mapping)
+            seen, work = kernel.seen(machine), kernel.operator.work
+            assert kernel.operator.dtype == dtype and kernel.operator.out_dtype in ("", dtype)
+            assert kernel.mapping.sram_bytes(work) <= machine.tile_bytes
+            assert kernel.mapping.row_tiles <= seen.tiles.count
+            operator_plan(kernel.operator, seen, mapping=kernel.mapping)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,6 +79,25 @@ def test_no_element_is_left_out(kind, rows, dim):
         found += kernel.sample.rounds * (elements(kernel.sample.longer) - elements(kernel.operator))
     spare = kernel.mapping.block_rows * kernel.mapping.row_tiles * kernel.operator.columns
     assert 0 <= found * kernel.slices - rows * dim <= spare * kernel.slices
+
+
+@pytest.mark.parametrize(("kind", "dim", "dtype", "threads", "elements"), [
+    ("layernorm", 4096, "bf16", 128, 1024), ("rmsnorm", 1500, "fp32", 128, 1024), ("softmax", 1024, "bf16", 32, 256),
+    ("gelu", 4096, "bf16", 128, 1024), ("copy", 333, "fp16", 128, 1024),
+])  # fmt: skip
+def test_a_tile_has_2048_threads_of_eight_elements(kind, dim, dtype, threads, elements):
+    """As many rows at once as threads allow, each so many elements at a time."""
+    kernel = last(kind, 10**6, dim, dtype)
+    assert (kernel.mapping.block_rows, kernel.mapping.block_columns) == (2048 // threads, elements)
+
+
+@pytest.mark.parametrize("kind", ["copy", "add"])
+def test_bytes_count_where_memory_is_the_bound(kind):
+    """Elements of twice the size take twice as long, beside the launch."""
+    narrow, wide = (time_kernel(last(kind, 50000, 4096, dtype), H200).cycles for dtype in ("bf16", "fp32"))
+    assert wide == pytest.approx(2 * narrow, rel=0.1)
+    moved = (3 if kind == "add" else 2) * 50000 * 4096 * 2
+    assert 0.75 < moved / narrow / H200.hbm.peak_bytes_per_cycle < 0.95
 
 
 @pytest.mark.parametrize(("dim", "dtype", "warp"), [
@@ -100,7 +123,7 @@ def test_rows_are_read_again_where_the_sram_has_no_room(kind, rows, dim, loads):
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows", "dim"), [("layernorm", 28000, 256), ("softmax", 2500, 4096), ("add", 30000, 520)]
+    ("kind", "rows", "dim"), [("layernorm", 28000, 256), ("softmax", 2500, 4096), ("add", 60000, 520)]
 )
 def test_few_rounds_of_a_slice_tell_all(kind, rows, dim, monkeypatch):
     """As all rounds on all tiles do."""

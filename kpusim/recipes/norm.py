@@ -20,11 +20,10 @@ REAL = DTYPE_GROUPS["real"]
 NATIVE = "pytorch, aten/src/ATen/native/cuda/"
 
 MOMENTS_THREADS = 128  # of a row of layernorm and rmsnorm: layer_norm_kernel.cu, vectorized_layer_norm_kernel
-MOMENTS_EACH = 8, 16  # elements of a thread at once: chosen, two to four loads of four, as compilers unroll such loops
+EACH = 8  # elements of a thread at once, of those that it loads in a loop; chosen: two loads of four, as vector.fill
 WARP = 32  # threads of a warp
 WARP_ROW = 2048  # elements of a row at most that a warp takes: SoftMax.cu of 2.10, host_softmax, dim_size <= 2048
 WARP_BYTES = 8192  # and its bytes: there, dim_size * sizeof(scalar_t) <= 8192
-WARP_EACH = 6  # elements of a thread at once; chosen: loads are of one element each
 BLOCK_THREADS = 1024  # of a longer row: there, SoftMaxForward_getBlockSize
 BLOCK_EACH = 16  # elements of a thread at once, of rows that are as long; chosen: two loads of 16 bytes
 BLOCK_BYTES = 48 * 1024  # of a row that stays in shared memory: there, sharedMemPerBlock (CUDA C++ Programming Guide)
@@ -42,8 +41,7 @@ def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tu
     The second time it comes from the first-level cache, here the SRAM, where that has room for all rows under way.
     Not modelled: rows that are no multiple of 4 elements, for which the library has two kernels.
     """
-    least, most = (each * MOMENTS_THREADS for each in MOMENTS_EACH)
-    piece = min(ceil(dim / 2), max(least, ceil(dim / 3)), most)
+    piece = min(dim, EACH * MOMENTS_THREADS)
 
     def make(count: int) -> LayerNorm | RmsNorm:
         if kind == "rmsnorm":
@@ -58,10 +56,14 @@ def _moments(kind: str, rows: int, dim: int, dtype: str, machine: Machine) -> tu
 
 
 def _softmax(rows: int, dim: int, dtype: str, machine: Machine) -> tuple[Kernel, ...]:
-    """Short rows: a warp each, which keeps it in registers. Others: all threads, which compute exponentials twice."""
+    """Short rows: a warp each, which keeps it in registers. Others: a block each, which computes exponentials twice.
+
+    A tile has one such block: two would need threads of 32 registers at most, of its 65,536 (chosen: how many they
+    take is not published).
+    """
     size = dim * DTYPE_BITS[dtype] // 8
     if dim <= WARP_ROW and size <= WARP_BYTES:
-        resident, piece, exponentials = THREADS // WARP, WARP_EACH * WARP, "kept"
+        resident, piece, exponentials = THREADS // WARP, EACH * WARP, "kept"
         options = {"slots": ceil(dim / piece), "out_slots": 1}
     else:
         resident, piece, exponentials = 1, BLOCK_EACH * BLOCK_THREADS, "again"
@@ -112,7 +114,7 @@ RECIPES = (
         "rmsnorm", "as layernorm, without a mean", "the same kernel, compiled for rms_norm", "layer_norm_kernel.cu",
     ),
     _recipe(
-        "softmax", "a warp a row of up to 1024 elements, else one row after the other with all threads",
+        "softmax", "a warp a row of up to 2048 elements, else a thread block a row, one at a time",
         "the library has a kernel for short rows, in registers, and one of a thread block a row", "SoftMax.cu",
     ),
     _recipe(
