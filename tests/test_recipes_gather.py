@@ -44,6 +44,27 @@ def test_all_of_every_row_is_moved(width, dtype, size):
     assert found.mapping.rows * operator.width * size <= 8192
 
 
+@pytest.mark.parametrize(("outstanding", "pieces"), [("64 KiB", 2), ("32 KiB", 4), ("1 KiB", 128)])
+def test_four_blocks_take_half_of_what_may_be_under_way(outstanding, pieces):
+    """Of rows of 16 KiB."""
+    machine = load_machine("h200", [f"dma.outstanding={outstanding}"])
+    found = kernel(64, 8192, machine=machine)
+    assert found.operator.width == 8192 // pieces
+    assert 4 * found.mapping.rows * found.operator.width * 2 == machine.dma.outstanding_bytes / 2
+
+
+def test_a_block_has_an_element_at_least():
+    assert kernel(64, 8192, machine=load_machine("h200", ["dma.outstanding=8 B"])).operator.width == 1
+
+
+def test_bytes_count_not_elements():
+    """Rows of as many bytes take as long, whatever their dtype; of twice as many, twice as long."""
+    half, same, twice = kernel(10**6, 2048), kernel(10**6, 1024, "fp32"), kernel(10**6, 2048, "fp32")
+    half, same, twice = (time_kernel(each, H200).cycles for each in (half, same, twice))
+    assert same == pytest.approx(half, rel=0.01)
+    assert twice == pytest.approx(2 * half, rel=0.1)
+
+
 def test_a_row_of_the_table_finds_the_recipe():
     row = Row("gather", {"kind": "plain", "n": 100, "width": 8, "table_rows": 1000})
     assert recipe_of(row).kernels(row, H200) == gather_kernels(100, 8, 1000, "bf16", H200)
