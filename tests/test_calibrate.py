@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from kpusim.validate.calibrate import Surface, cross_validated, fitted, sizes
-from kpusim.validate.constants import CONSTANTS, Constant
+from kpusim.machine import load_machine
+from kpusim.recipes.row import Row
+from kpusim.validate import calibrate
+from kpusim.validate.calibrate import Simulations, Surface, cross_validated, fitted, sizes, surface_of
+from kpusim.validate.constants import CONSTANTS, Constant, traits
+from kpusim.validate.predict import launches_of, predict, simulated
 
 LAUNCH = Constant(("front_end.launch",), "{} us", (0.0, 1.0, 2.0), 0.0, "")
 SHARE = Constant(("matrix.sustained.bf16", "matrix.sustained.fp16"), "{:d}/100", (50.0, 75.0, 100.0), 100.0, "")
@@ -46,5 +50,58 @@ def test_constants_are_written_as_machine_files_have_them():
     assert LAUNCH.change(1.25) == ["front_end.launch=1.25 us"]
     assert SHARE.change(75.0) == ["matrix.sustained.bf16=75/100", "matrix.sustained.fp16=75/100"]
     for constant in CONSTANTS:
-        assert constant.values[0] <= constant.value_in("h200") <= constant.values[-1]
-        assert constant.values[0] <= constant.public <= constant.values[-1]
+        values = [*constant.values, constant.value_in("h200")]
+        assert min(constant.values) <= constant.public <= max(constant.values)
+        assert len(set(values)) <= 3  # each is a pass over the rows
+    assert {each.key: each.value_in("h200") for each in CONSTANTS}["matrix.synchronous"] == 0.8 * 40
+
+
+# --- on the machine ---------------------------------------------------------------------------------------------------
+
+H200 = load_machine("h200")
+ATTENTION = {"B": 1, "Hq": 4, "Hkv": 4, "Sq": 256, "Skv": 256, "D": 64, "causal": 0}
+ROWS = [
+    Row("gemm", {"M": 256, "N": 256, "K": 512}),
+    Row("gemm", {"M": 256, "N": 256, "K": 512}, "int8"),
+    Row("gemm", {"M": 256, "N": 256, "K": 512}, "fp8"),
+    Row("attention", {**ATTENTION, "backend": "flash"}),
+    Row("attention", {**ATTENTION, "backend": "cudnn"}),
+    Row("norm", {"kind": "softmax", "rows": 1024, "dim": 512}),
+    Row("gather", {"kind": "plain", "n": 4096, "width": 64, "table_rows": 10000}),
+    Row("launch", {"kind": "eager", "n": 9}),
+]
+KERNELS = [run for row in ROWS for kernel in launches_of(row, H200).kernels for run in kernel.runs]
+
+
+@pytest.fixture(scope="module")
+def known():
+    """What each of the kernels takes."""
+    return {run: simulated(run, H200) for run in KERNELS}
+
+
+@pytest.mark.parametrize("constant", [each for each in CONSTANTS if each.touches], ids=lambda constant: constant.key)
+def test_what_a_constant_is_not_said_to_matter_to_does_not_move(constant, known):
+    changed = load_machine("h200", constant.change(constant.public))
+    others = [run for run in KERNELS if not constant.matters(run, known[run])]
+    assert 0 < len(others) < len(KERNELS)
+    assert [simulated(run, changed).cycles for run in others] == [known[run].cycles for run in others]
+
+
+def test_traits_of_a_run(known):
+    gemm, *_, gather = KERNELS
+    assert traits(gemm, known[gemm]) == {"matrix", "vector", "dma", "gemm", "bf16"}
+    assert traits(gather, known[gather]) == {"dma", "gather", "bf16"}
+
+
+def test_the_surface_is_what_rows_take_with_each_value(monkeypatch, known):
+    """And what is told beside the simulation, or does not matter to a run, is not simulated again."""
+    rows, kernels, tasks = [ROWS[0], *ROWS[-2:]], [KERNELS[0], KERNELS[-1]], []
+    monkeypatch.setattr(calibrate, "simulated", lambda *task: tasks.append(task) or simulated(*task))
+    constants = [each for each in CONSTANTS if each.key in ("front_end.load", "vector.startup", "dma.walk")]
+    surface = surface_of(Simulations(rows, H200, 1), constants, "h200")
+    for constant, table in zip(surface.constants, surface.tables, strict=True):
+        assert constant.public in constant.values and surface.base[constant.key] in constant.values
+        for value, times in zip(constant.values, table, strict=True):
+            machine = load_machine("h200", constant.change(value))
+            assert times.tolist() == pytest.approx([each.us for each in predict(rows, machine)])
+    assert [run for run, _ in tasks] == [*kernels, *[kernels[1]] * 2, *[kernels[0]] * 2]  # two values beside the file's

@@ -1,9 +1,10 @@
 """The calibration constants of the H200, fitted to measured rows, and what they are worth on rows left out of the fit.
 
-`python -m kpusim.validate.calibrate TRUTH.csv -o FILE.json` simulates every row with each constant at a few values, the
-others as the machine file has them, and takes a row's time to be the product of what each constant does to it. On that
-surface the mean over families of their mean absolute percentage error is brought to its least, one constant after the
-other, from the values that public specifications alone would give; one that no row of the fit tells of stays there.
+`python -m kpusim.validate.calibrate TRUTH.csv -o FILE.json` simulates every row of an operator with each constant at a
+few values, the others as the machine file has them, and takes a row's time to be the product of what each constant does
+to it. On that surface the mean over families of their mean absolute percentage error is brought to its least, one
+constant after the other, from the values that public specifications alone would give; one that no row of the fit tells
+of stays there. Whole decoders are left out: they are made of the same kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from kpusim.files import write_text_atomic
 from kpusim.machine import Machine, load_machine
@@ -27,8 +28,9 @@ from kpusim.recipes.row import Row
 from kpusim.validate.constants import CONSTANTS, Constant
 from kpusim.validate.predict import Timed, distinct_runs, launches_of, microseconds, simulated
 from kpusim.validate.truth import read_truth
+from kpusim.validate.validation import DECODER_FAMILY
 
-__all__ = ["Surface", "calibration", "cross_validated", "fitted"]
+__all__ = ["Simulations", "Surface", "calibration", "cross_validated", "fitted", "surface_of"]
 
 Values = npt.NDArray[np.float64]
 
@@ -105,39 +107,70 @@ def sizes(measured: Values) -> npt.NDArray[np.str_]:
 # Simulation -------------------------------------------------------------------------------------------------------
 
 
-def surface_of(rows: Sequence[Row], name: str, jobs: int) -> Surface:
-    """Simulates rows on the machine `name` with each constant at each of its values."""
-    everything = np.ones(len(rows), np.bool_)
-    machines, chosen = [load_machine(name)], [everything]
-    for constant in CONSTANTS:
-        machines += [load_machine(name, constant.change(value)) for value in constant.values]
-        touched = np.array([constant.matters(row) for row in rows])
-        chosen += [touched] * len(constant.values)
-    times = times_on(rows, machines, chosen, jobs)
-    times = np.where(np.isnan(times), times[0], times)
-    ends = np.cumsum([1, *(len(constant.values) for constant in CONSTANTS)]).tolist()
-    base = {constant.key: constant.value_in(name) for constant in CONSTANTS}
-    return Surface(CONSTANTS, base, tuple(times[start:end] for start, end in pairwise(ends)))
+@define
+class Simulations:
+    """Times of rows on machines that differ from `base` by a constant, in so many processes.
+
+    memo: what every run took on the machine as it sees it; the same is simulated once.
+    """
+
+    rows: Sequence[Row]
+    base: Machine
+    jobs: int
+    memo: dict[tuple[Kernel, Machine], Timed] = field(factory=dict)
+
+    def us(self, machines: Sequence[Machine], constants: Sequence[Constant | None]) -> Values:
+        """Microseconds [machines, rows]. constants: each machine's other one; None where it may be any."""
+        launches = [[launches_of(row, machine).kernels for row in self.rows] for machine in machines]
+        runs = [distinct_runs(kernel for kernels in each for kernel in kernels) for each in launches]
+        wanted = [
+            {run: self._where(run, machine, constant) for run in each}
+            for each, machine, constant in zip(runs, machines, constants, strict=True)
+        ]
+        tasks = {
+            _key(run, machine): (run, machine)
+            for each in wanted for run, machine in each.items() if _key(run, machine) not in self.memo
+        }  # fmt: skip
+        found = map_in_order(_timed, list(tasks.values()), self.jobs, lambda task: None)
+        self.memo.update(zip(tasks, found, strict=True))
+        times = [{run: self.memo[_key(run, machine)] for run, machine in each.items()} for each in wanted]
+        return np.array(
+            [
+                [microseconds(kernels, timed, machine) for kernels in each]
+                for each, timed, machine in zip(launches, times, machines, strict=True)
+            ]
+        )
+
+    def _where(self, run: Kernel, machine: Machine, constant: Constant | None) -> Machine:
+        """The machine that a run is simulated on: `base` where the constant does not matter to it."""
+        known = self.memo.get(_key(run, _idle(self.base)))
+        same = constant is not None and known is not None and not constant.matters(run, known)
+        return _idle(self.base if same else machine)
 
 
-def times_on(
-    rows: Sequence[Row], machines: Sequence[Machine], chosen: Sequence[npt.NDArray[np.bool_]], jobs: int
-) -> Values:
-    """Microseconds [machines, rows] of the rows chosen on each machine, nan for others; what is the same runs once."""
-    idle = [evolve(each, front_end=evolve(each.front_end, launch_cycles=0, host_cycles=0)) for each in machines]
-    launches = {
-        (at, number): launches_of(rows[number], machine).kernels
-        for at, machine in enumerate(machines)
-        for number in np.flatnonzero(chosen[at]).tolist()
-    }
-    tasks = [(run, idle[at]) for (at, _), kernels in launches.items() for run in distinct_runs(kernels)]
-    distinct = list(dict.fromkeys(tasks))
-    memo = dict(zip(distinct, map_in_order(_timed, distinct, jobs, lambda task: None), strict=True))
-    found = np.full((len(machines), len(rows)), np.nan)
-    for (at, number), kernels in launches.items():
-        timed = {run: memo[run, idle[at]] for run in distinct_runs(kernels)}
-        found[at, number] = microseconds(kernels, timed, machines[at])
-    return found
+def surface_of(simulations: Simulations, constants: Sequence[Constant], name: str) -> Surface:
+    """Times of rows with each constant at each of its values, and at that of the machine `name`."""
+    base = {constant.key: constant.value_in(name) for constant in constants}
+    constants = [evolve(each, values=tuple(sorted({*each.values, base[each.key]}))) for each in constants]
+    simulations.us([simulations.base], [None])
+    trials = [(constant, value) for constant in constants for value in constant.values]
+    machines = [
+        simulations.base if value == base[constant.key] else load_machine(name, constant.change(value))
+        for constant, value in trials
+    ]
+    times = simulations.us(machines, [constant for constant, _ in trials])
+    ends = np.cumsum([0, *(len(constant.values) for constant in constants)]).tolist()
+    return Surface(tuple(constants), base, tuple(times[start:end] for start, end in pairwise(ends)))
+
+
+def _key(run: Kernel, machine: Machine) -> tuple[Kernel, Machine]:
+    return run, run.seen(machine)
+
+
+def _idle(machine: Machine) -> Machine:
+    """It, without what is told beside the simulation."""
+    front_end = evolve(machine.front_end, launch_cycles=0, load_cycles=0, host_cycles=0)
+    return evolve(machine, front_end=front_end)
 
 
 def _timed(task: tuple[Kernel, Machine]) -> Timed:
@@ -150,18 +183,22 @@ def _timed(task: tuple[Kernel, Machine]) -> Timed:
 def calibration(truth: Path, name: str, jobs: int) -> dict[str, Any]:
     """All that there is to say of the constants of a machine, as JSON has it; errors are mean absolute, in per cent."""
     measured = [each for each in read_truth(truth).rows if each.us is not None]
-    rows, us = [each.row for each in measured], np.array([each.us for each in measured])
-    families = np.array([row.family for row in rows])
-    surface, everything = surface_of(rows, name, jobs), np.ones(len(rows), np.bool_)
-    best = fitted(surface, us, families, everything)
+    ours = [each for each in measured if each.row.family != DECODER_FAMILY]
+    us, families = np.array([each.us for each in ours]), np.array([each.row.family for each in ours])
+    given = load_machine(name)
+    simulations = Simulations([each.row for each in ours], given, jobs)
+    surface = surface_of(simulations, CONSTANTS, name)
+    best = fitted(surface, us, families, np.ones(len(ours), np.bool_))
     public = load_machine(name, [change for constant in CONSTANTS for change in constant.change(constant.public)])
-    without, with_them = times_on(rows, [public, load_machine(name)], [everything] * 2, jobs)
+    simulations.rows = [each.row for each in measured]
+    without, with_them = simulations.us([public, given], [None, None])
+    all_us, all_families = np.array([each.us for each in measured]), np.array([each.row.family for each in measured])
     return {
         "machine": name,
         "constants": [_told(constant, best[constant.key], surface.base[constant.key]) for constant in CONSTANTS],
-        "without": by_fold(without, us, families),
-        "with": by_fold(with_them, us, families),
-        "by_size": by_fold(with_them, us, sizes(us)),
+        "without": by_fold(without, all_us, all_families),
+        "with": by_fold(with_them, all_us, all_families),
+        "by_size": by_fold(with_them[all_families != DECODER_FAMILY], us, sizes(us)),
         "left_out": {
             "family": cross_validated(surface, us, families, families),
             "size": cross_validated(surface, us, families, sizes(us)),

@@ -8,18 +8,19 @@ from typing import Any
 from attrs import frozen
 
 from kpusim.machine import machine_file
-from kpusim.recipes.row import Row
+from kpusim.recipes.kernel import Kernel
+from kpusim.validate.predict import Timed
 
-__all__ = ["CONSTANTS", "Constant"]
+__all__ = ["CONSTANTS", "Constant", "traits"]
 
 
 @frozen
 class Constant:
     """A quantity of the machine file that is fitted, by the key or the keys that have it.
 
-    text: what a value is written as there. values: those simulated, ascending. public: the one that specifications
-    alone give, and `why` they do. touches: families of rows that it matters to, and their dtype where it is of one;
-    () for all.
+    text: what a value is written as there. values: those simulated beside the file's own, ascending. public: the one
+    that specifications alone give, and `why` they do. touches: traits of the runs that it matters to (`traits`); () for
+    all.
     """
 
     keys: tuple[str, ...]
@@ -28,6 +29,11 @@ class Constant:
     public: float
     why: str
     touches: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> int:
+        """Of the unit of a machine file, that values count: 40 of fortieths."""
+        return int(self.text.rpartition("/")[2]) if "/" in self.text else 1
 
     @property
     def key(self) -> str:
@@ -47,42 +53,45 @@ class Constant:
         found: Any = machine_file(name).table
         for key in self.key.split("."):
             found = found[key]
-        return float(Fraction(str(found).split()[0]) * (100 if self.text.endswith("/100") else 1))
+        return float(Fraction(str(found).split()[0]) * self.parts)
 
-    def matters(self, row: Row) -> bool:
-        """Whether a row may depend on it."""
-        return not self.touches or row.family in self.touches or f"{row.family} {row.dtype}" in self.touches
+    def matters(self, run: Kernel, timed: Timed) -> bool:
+        """Whether a run may depend on it that took what it took."""
+        return traits(run, timed).issuperset(self.touches)
+
+
+def traits(run: Kernel, timed: Timed) -> set[str]:
+    """The kinds of units that a run used, the family of its operator, and its dtype."""
+    units = {what.partition(" ")[0] for what in timed.breakdown}
+    return {*units, run.operator.family, getattr(run.operator, "dtype", "")} if run.operator else units
 
 
 DATASHEET = "the peak rate of the datasheet"
 FEW = "what the CUDA programming guide has for the arithmetic alone"
-MULTIPLY, MEMORY, VECTOR = ("gemm bf16", "attention", "model"), ("gemm", "eltwise", "gather"), ("norm", "eltwise")
+NONE = "none is published"
 CONSTANTS = (
-    Constant(("front_end.launch",), "{} us", (0, 1, 1.25, 1.5, 2), 0, "none is published"),
-    Constant(("front_end.load",), "{} us", (0, 0.5, 1, 1.5), 0, "none is published"),
-    Constant(("front_end.host",), "{} us", (0, 5, 10, 15), 0, "none is published", ("launch",)),
+    Constant(("front_end.launch",), "{} us", (0, 2), 0, NONE),
+    Constant(("front_end.load",), "{} us", (0, 1.5), 0, NONE),
+    Constant(("front_end.host",), "{} us", (0, 15), 0, NONE),
+    Constant(("matrix.sustained.bf16", "matrix.sustained.fp16"), "{:d}/40", (26, 40), 40, DATASHEET, ("matrix",)),
     Constant(
-        ("matrix.sustained.bf16", "matrix.sustained.fp16"), "{:d}/100", (65, 75, 85, 100), 100, DATASHEET, MULTIPLY
+        ("matrix.sustained.fp8_e4m3", "matrix.sustained.fp8_e5m2"), "{:d}/40", (22, 40), 40, DATASHEET,
+        ("matrix", "fp8_e4m3"),
+    ),
+    Constant(("matrix.sustained.int8",), "{:d}/40", (16, 40), 40, DATASHEET, ("matrix", "int8")),
+    Constant(("matrix.synchronous",), "{:d}/40", (24, 40), 40, DATASHEET, ("matrix",)),
+    Constant(("hbm.queue",), "{:d}", (64, 512), 64, "writes that gem5's controllers keep (src/mem/MemInterface.py)"),
+    Constant(("hbm.four_activates",), "{} ns", (15, 25), 15, "Ramulator 2's of HBM3 (HBM3_16Gb_8hi)"),
+    Constant(("dma.outstanding",), "{:d} KiB", (32, 128), 32, "2048 threads with the widest access, 16 B, each"),
+    Constant(("dma.walk",), "{} us", (0, 3), 0, NONE, ("gather",)),
+    Constant(("vector.startup",), "{:d} cycles", (29, 128), 29, "a trip through the memory of an SM", ("vector",)),
+    Constant(
+        ("vector.fill",), "{:d}", (512, 6144), 512,
+        "128 lanes, each 4 cycles behind its result (Jia et al., arXiv:1804.06826)", ("vector",),
     ),
     Constant(
-        ("matrix.sustained.fp8_e4m3", "matrix.sustained.fp8_e5m2"), "{:d}/100", (55, 70, 85, 100), 100, DATASHEET,
-        ("gemm fp8",),
+        tuple(f"vector.lane_cycles.{name}" for name in ("add", "mul", "move")), "{:d}", (1, 8), 1, FEW, ("vector",)
     ),
-    Constant(("matrix.sustained.int8",), "{:d}/100", (40, 60, 80, 100), 100, DATASHEET, ("gemm int8",)),
-    Constant(
-        ("matrix.synchronous",), "{:d}/100", (60, 70, 80, 90, 100), 100, DATASHEET, ("attention", "gemm int8", "model")
-    ),
-    Constant(("hbm.queue",), "{:d}", (64, 128, 256, 384, 512), 64, "what such controllers are credited with", MEMORY),
-    Constant(("hbm.four_activates",), "{} ns", (15, 20, 25), 15, "JEDEC's of HBM3", ("gemm", "gather")),
-    Constant(("dma.walk",), "{} us", (0, 1, 2, 3), 0, "none is published", ("gather",)),
-    Constant(
-        ("vector.startup",), "{:d} cycles", (29, 64, 96, 128), 29, "a trip through the memory of an SM",
-        (*VECTOR, "attention"),
-    ),
-    Constant(
-        tuple(f"vector.lane_cycles.{name}" for name in ("add", "mul", "move")), "{:d}", (1, 4, 6, 8), 1, FEW, VECTOR
-    ),
-    Constant(("vector.lane_cycles.exp",), "{:d}", (8, 10, 12, 16), 10, FEW, VECTOR),
-    Constant(("vector.lane_cycles.reduce",), "{:d}", (2, 5, 7, 9), 2, FEW, VECTOR),
+    Constant(("vector.lane_cycles.reduce",), "{:d}", (2, 9), 2, FEW, ("vector",)),
 )  # fmt: skip
 """The constants, few and physical; what each means is in docs/machine.md."""
