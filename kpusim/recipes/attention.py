@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
+from kpusim.isa.tables import DTYPE_BITS
 from kpusim.machine import Machine
 from kpusim.machine.share import slices_for
 from kpusim.operators.attention import Attention
@@ -33,7 +34,7 @@ BACKENDS = "flash", "cudnn", "unfused"
 OUT_DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "fp8_e4m3": "bf16"}
 FLASH = "pytorch, aten/src/ATen/native/transformers/cuda/flash_attn/"
 
-HEAD_DIMS = 32  # steps of the head dims that kernels are made for: static_switch.h, HEADDIM_SWITCH
+HEAD_DIMS = 32  # steps of the head dims that kernels are made for, up to 256: static_switch.h, HEADDIM_SWITCH
 SPLIT_ROWS = 64  # queries of a block where keys are split: flash_fwd_launch_template.h, run_mha_fwd_splitkv_dispatch
 MOST_SPLITS = 128  # flash_api.cpp, set_params_splitkv
 ENOUGH = 0.8  # of what runs at once: as many blocks are not split; there, num_splits_heuristic
@@ -43,7 +44,7 @@ FEWEST = 4  # and where items are many; chosen: half of it is still a first one 
 MANY = 4500  # blocks of keys of all items from which a slice of the machine is simulated; chosen: about a second
 EIGHT = 8  # keys, the least that matrix instructions take: PTX ISA, shapes of mma
 ROUNDS = 16  # of thread blocks that are simulated at most; chosen: the last ones weigh little among so many
-LONG = 8  # chosen: times as many keys as queries, from which a causal mask hides hardly any
+LONG = 8  # chosen: keys for each query, from which a causal mask counts as the keys that a band sees in the mean
 
 
 @frozen
@@ -64,13 +65,18 @@ class Shape:
 
 @frozen
 class Block:
-    """A thread block: queries, keys at a time, blocks resident beside each other on a tile, variant and order."""
+    """A thread block: queries, keys at a time, blocks resident beside each other on a tile, variant, slots, order."""
 
     queries: int
     keys: int
     resident: int
     variant: str = "flash"
+    slots: int = 1
     order: str = "launched"
+
+    def operand_bytes(self, shape: Shape) -> int:
+        """Of its queries, and of keys and values in all slots."""
+        return (self.queries + 2 * self.slots * self.keys) * shape.head_dim * DTYPE_BITS[shape.dtype] // 8
 
 
 def attention_kernels(
@@ -80,13 +86,12 @@ def attention_kernels(
     """The launches of softmax(QK^T / sqrt(head_dim)) V by a backend. Raises UserError for heads that do not divide."""
     if heads % kv_heads:
         raise UserError("heads of queries are no multiple of those of keys", found=heads, allowed=f"n * {kv_heads}")
-    factor = "fp8_e4m3" if dtype == "fp8" else dtype
-    if factor not in OUT_DTYPES:
-        raise UserError("attention does not work in this dtype", found=dtype, allowed=["fp8", *OUT_DTYPES])
+    if dtype not in OUT_DTYPES:
+        raise UserError("attention does not work in this dtype", found=dtype, allowed=OUT_DTYPES)
     group = heads // kv_heads
     if queries == 1 and group > 1:  # queries that share keys are rows of one block: flash_api.cpp, mha_fwd
         heads, queries, causal = kv_heads, group, False
-    shape = Shape(batch, heads, queries, keys, head_dim, causal and queries > 1, factor)
+    shape = Shape(batch, heads, queries, keys, head_dim, causal and queries > 1, dtype)
     return _LAUNCHES[backend](shape, machine)
 
 
@@ -94,12 +99,18 @@ def attention_kernels(
 
 
 def _flash(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
-    """One kernel, or where blocks are few, one on splits of the keys and one that adds them up."""
+    """One kernel, or where blocks are few, one on splits of the keys and one that adds them up.
+
+    Products are of a head dim that kernels are made for. So are the loads here, which in the library are of no more
+    than there is: these take longest of few queries, whose products are therefore left as they are.
+    """
+    if shape.queries >= SPLIT_ROWS:
+        shape = evolve(shape, head_dim=_padded(shape.head_dim))
     blocks = shape.batch * shape.heads * ceil_div(shape.queries, SPLIT_ROWS)
     size = _split_keys(shape.head_dim)
     splits = flash_splits(blocks, ceil_div(shape.keys, size), 2 * machine.tiles.count)
     if splits == 1:
-        return (_launched(shape, _flash_block(shape.head_dim), machine, synchronous=True),)
+        return (_launched(shape, _flash_block(shape, machine), machine, synchronous=True),)
     keys = ceil_div(ceil_div(shape.keys, size), splits) * size
     split = evolve(shape, batch=shape.batch * splits, keys=keys, causal=False, queries=_seen(shape, splits, keys))
     first = _launched(split, Block(SPLIT_ROWS, size, 2), machine, synchronous=True, out_dtype="fp32")
@@ -118,15 +129,25 @@ def flash_splits(blocks: int, key_blocks: int, at_once: int) -> int:
     return min(splits for splits, each in efficiency.items() if each >= NEARLY * max(efficiency.values()))
 
 
-def _flash_block(head_dim: int) -> Block:
-    """flash_fwd_launch_template.h: run_mha_fwd_hdim32 to 256, as of an A100 or H100; two where 128 threads are one."""
-    if head_dim <= 64:
+def _padded(head_dim: int) -> int:
+    """The least that kernels are made for."""
+    return ceil_div(head_dim, HEAD_DIMS) * HEAD_DIMS
+
+
+def _flash_block(shape: Shape, machine: Machine) -> Block:
+    """flash_fwd_launch_template.h: run_mha_fwd_hdim32 to 256, as of an A100 or H100; two where 128 threads are one.
+
+    Of the longest heads it is the larger one where an SM has no room for two of the smaller.
+    """
+    if shape.head_dim <= 64:
         return Block(128, 128, 2)
-    if head_dim <= 128:
+    if shape.head_dim <= 128:
         return Block(128, 64, 2)
-    if head_dim <= 160:
+    if shape.head_dim <= 160:
         return Block(128, 32, 2)
-    return Block(128, 64, 1) if head_dim <= 224 else Block(64, 64, 2)
+    small = Block(64, 64, 2)
+    two = 2 * small.operand_bytes(shape) <= machine.sram.capacity_bytes
+    return small if shape.head_dim > 224 and two else Block(128, 64, 1)
 
 
 def _split_keys(head_dim: int) -> int:
@@ -149,7 +170,7 @@ def _combine(rows: int, splits: int, shape: Shape, machine: Machine) -> Kernel:
 
     Cast stands for it: a part of some rows is read, worked on and written in bf16.
     """
-    dim = ceil_div(shape.head_dim, HEAD_DIMS) * HEAD_DIMS
+    dim = _padded(shape.head_dim)
     each = 4 if dim % 128 == 0 else 8 if dim % 64 == 0 else 16  # flash_fwd_launch_template.h, run_flash_splitkv_fwd
     blocks = ceil_div(rows, each)
     side = ceil_div(blocks, machine.tiles.count)
@@ -164,10 +185,12 @@ def _combine(rows: int, splits: int, shape: Shape, machine: Machine) -> Kernel:
 def _cudnn(shape: Shape, machine: Machine) -> tuple[Kernel, ...]:
     """Asynchronous matrix instructions; two groups of warps whose softmax hides behind each other's products.
 
-    Of short rows a tile's shared memory holds the operands of two thread blocks: one begins while the other ends.
+    Where the SRAM holds the operands of two thread blocks, one begins while the other ends.
     """
-    order = "numbered" if shape.head_dim <= 64 else "launched"
-    return _launched(shape, Block(128, 128, 1, "pipelined", order), machine), Kernel(None)
+    block = Block(128, 128, 1, "pipelined", slots=2)
+    if 2 * block.operand_bytes(shape) <= machine.sram.capacity_bytes:
+        block = evolve(block, order="numbered")
+    return _launched(shape, block, machine), Kernel(None)
 
 
 # --- none fused -------------------------------------------------------------------------------------------------------
@@ -199,8 +222,6 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
     Of very many thread blocks some tell how long all take.
     """
     options: dict[str, Any] = {"synchronous": synchronous, "fused": True, "resident": block.resident}
-    if shape.causal and shape.keys >= LONG * shape.queries:
-        shape = evolve(shape, causal=False, keys=shape.keys - shape.queries // 2)
 
     def make(queries: int, keys: int, heads: int) -> Attention:
         return Attention(
@@ -214,6 +235,9 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
     bands, steps = ceil_div(shape.queries, block.queries), ceil_div(shape.keys, mapping.block_keys)
     if bands * heads * steps // (2 if shape.causal else 1) <= MANY:
         return Kernel(whole, mapping, **options)
+    if shape.causal and shape.keys >= LONG * shape.queries:
+        shape = evolve(shape, causal=False, keys=shape.keys - max(shape.queries - block.queries, 0) // 2)
+        steps = ceil_div(shape.keys, mapping.block_keys)
     slices, every = slices_for(machine, bands * heads), heads
     heads = min(heads, max(ROUNDS * machine.tiles.count * block.resident // (bands * slices), 1) * slices)
     options |= {"mapping": mapping, "slices": slices, "alike": Fraction(every, heads)}
@@ -231,10 +255,9 @@ def _launched(shape: Shape, block: Block, machine: Machine, out_dtype: str = "",
 
 def _fitting(block: Block, operator: Attention, machine: Machine) -> Mapping:
     """The mapping of a thread block: with fewer keys at a time where sums and scores find no room beside them."""
-    slots = 2 if block.variant == "pipelined" else 1
     most = min(block.keys, operator.keys)
     for keys in range(most, 0, -EIGHT):
-        mapping = Mapping(block.variant, block.queries, 1, 1, keys, slots=slots, order=block.order)
+        mapping = Mapping(block.variant, block.queries, 1, 1, keys, slots=block.slots, order=block.order)
         if mapping.sram_bytes(operator.problem) <= machine.tile_bytes:
             return mapping
     raise UserError(
