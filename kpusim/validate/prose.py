@@ -34,8 +34,17 @@ that they come from HBM; the median of nine bursts is what counts.
 
 A row goes to a recipe by its family and its parameters; the recipe names the kernels that a library launches, each an
 operator with a mapping; every kernel is lowered and simulated on [the machine](../kpusim/machines/h200.toml), which
-is written in the same terms as any KPU. No formula predicts a time, and no recipe knows a row's: one rule holds for
-all sizes.
+is written in the same terms as any KPU. No recipe knows a row's time: one rule holds for all sizes.
+
+Of long kernels not all is simulated:
+
+- a slice of the machine, a quarter as a rule, with its share of the work stands for all, where every tile has some;
+- two shorter runs stand for a long one, which takes as much more for each further round (steps along K, waves of
+  thread blocks, blocks of keys, bands of queries, rows) as the longer of the two for one;
+- of very many equal thread blocks, some tell how long all take.
+
+Whole runs are held to that in the tests of recipes: to 2 % in GEMMs, 2 to 10 % in attention, 5 % in norms and
+elementwise operators, and 6 % in gathers.
 """
 
 SCORES = """\
@@ -50,13 +59,14 @@ CALIBRATION = """\
 What no public source gives is fitted to these rows, and to nothing else: {count} constants, each a quantity of the
 machine file with a meaning of its own ([machine.md](machine.md)). `python -m kpusim.validate.calibrate
 tests/data/h200_public.csv -o docs/calibration.json` does it: each constant is simulated at a few values, and the mean
-over families of their mean error is brought to its least. *Public* is what specifications alone would give.
+over families of their mean error is brought to its least, decoders not among them. *Public* is what specifications
+alone would give; *fitted* what that procedure finds; the machine file has round values near it.
 """
 
 LEFT_OUT = """
 Mean errors with none of them (all constants as public), with those of the machine file, and of rows left out: the
 constants are fitted to all other families, or to all rows of other lengths. A constant that only the family left out
-tells of is then as public.
+tells of is then as public. Decoders are in no fit; neither are they among the rows by length.
 """
 
 ORIGINS = """\
@@ -78,7 +88,8 @@ MODELLED = """\
 Modelled, as [model.md](model.md) says: matrix engines that are fed from SRAM or registers and the pace they sustain,
 older instructions that wait for each other, vector engines by lane-cycles an element and class of instruction, thread
 blocks that are dealt to SMs, the last wave of them too, DMA engines with so many bytes under way, the crossbar's
-ports, an L2 that is looked up line by line, HBM by channels, banks, rows and refresh, and a launch for every kernel.
+ports, an L2 that is looked up line by line, HBM by channels, banks, rows and refresh; and for every kernel a launch,
+and where another stands before it the loading of its program. The last two are added to what is simulated.
 
 Not modelled:
 
@@ -91,7 +102,10 @@ Not modelled:
   banks and instruction cache are in the lane-cycles of an element, or nowhere. L1 does not cache.
 - **TLBs that forget.** The first walk to each page of a gathered table is waited for; translations are then there for
   good.
-- **Overlap of kernels.** The next begins when the one before has ended; what a launch takes is one constant.
+- **Overlap of kernels.** The next begins when the one before has ended; what a launch takes, and a program's loading,
+  is one constant each.
+- **What is left of a long kernel.** The linear step from two short runs knows nothing that begins later, as L2 that
+  fills up, or the last wave's tail beside those that were simulated.
 - **Choices of libraries.** They pick one of hundreds of kernels by heuristics of their own. A recipe has the switch
   points that are published or follow from a kernel's source, and no others.
 """
