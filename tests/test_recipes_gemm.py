@@ -1,5 +1,6 @@
 """Recipes of GEMMs: what the library is known to pick, and short runs that tell what whole ones take."""
 
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -50,8 +51,9 @@ def test_blocks_fill_waves(m, n, k, blocks, waves):
 @pytest.mark.parametrize(("m", "n", "k", "dtype", "launches"), [
     (1, 4096, 4096, "bf16", 2), (16, 4096, 14336, "bf16", 2), (128, 4096, 14336, "bf16", 2),
     (256, 4096, 14336, "bf16", 2), (16, 14336, 4096, "bf16", 1), (64, 4096, 4096, "bf16", 1),
+    (64, 4096, 14336, "bf16", 2), (64, 14336, 4096, "bf16", 1), (128, 4096, 4096, "bf16", 1),
     (256, 4096, 4096, "bf16", 1), (512, 4096, 14336, "bf16", 1), (1, 50304, 768, "bf16", 1),
-    (16, 4096, 4096, "fp8", 1), (32, 4096, 4096, "int8", 1),
+    (16, 4096, 4096, "fp8_e4m3", 1), (32, 4096, 4096, "int8", 1),
 ])  # fmt: skip
 def test_long_k_is_split_where_blocks_are_few(m, n, k, dtype, launches):
     """Kernels a call, as the profiler counts them on the H200."""
@@ -63,6 +65,35 @@ def test_long_k_is_split_where_blocks_are_few(m, n, k, dtype, launches):
         splits = split.operator.batch
         assert split.operator.out_dtype == reduced.operator.dtype == "fp32" and splits > 1
         assert 2 * reduced.operator.rows * reduced.operator.columns == splits * m * n  # each split read once
+
+
+@pytest.mark.parametrize("k", [4096, 14336])
+def test_a_row_more_takes_no_less(k):
+    """Within what is chance of memory, also where a block of 16 columns holds them no longer."""
+    few, more = (
+        sum(float(time_kernel(each, machine("h200")).cycles) for each in kernels(m, 4096, k)) for m in (16, 17)
+    )
+    assert more > 0.98 * few
+
+
+@pytest.mark.parametrize("kib", [64, 128, 228])
+def test_factors_of_two_steps_are_in_the_sram(kib):
+    """Sums may lie behind it, factors may not."""
+    h200 = machine("h200")
+    small = evolve(h200, sram=evolve(h200.sram, capacity_bytes=kib << 10))
+    (kernel,) = gemm_kernels(4096, 4096, 4096, "bf16", machine=small)
+    mapping = kernel.mapping
+    assert mapping.slots >= 2
+    assert mapping.slots * (mapping.block_m + mapping.block_n) * mapping.block_k * 2 <= kib << 10
+
+
+def test_arrays_choose_blocks():
+    """At the rate that their instructions have: those of int8 are older ones."""
+    h200 = machine("h200")
+    slow = evolve(h200, matrix=evolve(h200.matrix, synchronous=Fraction(1, 16)))
+    for dtype, alike in ("int8", False), ("bf16", True):
+        fast, late = (gemm_kernels(1500, 1500, 1500, dtype, machine=each)[0].mapping for each in (h200, slow))
+        assert (fast == late) == alike
 
 
 def test_the_library_multiplies_the_other_way_round():
@@ -77,12 +108,14 @@ def test_the_library_multiplies_the_other_way_round():
 
 
 def test_dtypes():
-    int8, fp8, fp16 = (kernels(512, 512, 512, dtype)[0] for dtype in ("int8", "fp8", "fp16"))
+    int8, fp8, fp16 = (kernels(512, 512, 512, dtype)[0] for dtype in ("int8", "fp8_e4m3", "fp16"))
     assert int8.synchronous and not fp8.synchronous and not fp16.synchronous
     assert [each.operator.out_dtype for each in (int8, fp8, fp16)] == ["int32", "bf16", "fp16"]
-    assert int8.mapping.grid_m * int8.mapping.grid_n == 1  # no cluster
+    assert [each.mapping.grid_m * each.mapping.grid_n for each in (int8, fp8, fp16)] == [1, 2, 2]  # a cluster
+    older = kernels(512, 512, 512, "fp16", name="a100-80gb")[0]
+    assert older.synchronous and older.mapping.grid_m * older.mapping.grid_n == 1
     with pytest.raises(UserError, match="a100-80gb: the matrix engine cannot multiply this dtype; found 'fp8_e4m3'"):
-        kernels(64, 64, 64, "fp8", name="a100-80gb")
+        kernels(64, 64, 64, "fp8_e4m3", name="a100-80gb")
 
 
 def test_a_row_runs_by_it():

@@ -17,29 +17,26 @@ from attrs import evolve, frozen
 from kpusim.costs import matmul_timer
 from kpusim.errors import UserError
 from kpusim.isa.expr import ceil_div
-from kpusim.isa.tables import DTYPE_BITS
+from kpusim.isa.tables import DTYPE_BITS, DTYPE_GROUPS
 from kpusim.machine import Machine
 from kpusim.operators import Operator
 from kpusim.operators.elementwise import Add
 from kpusim.operators.gemm import Gemm
 from kpusim.operators.gemm.mapping import Mapping
 from kpusim.recipes.kernel import Kernel, Recipe, sampled
+from kpusim.recipes.row import Row
 
 __all__ = ["RECIPES", "gemm_kernels"]
 
 BLOCKS = (
     (256, 128), (128, 256), (192, 128), (128, 192), (160, 128), (128, 160), (128, 128), (128, 96), (96, 128),
-    (128, 64), (64, 128),
+    (128, 64), (64, 128), (64, 64), (128, 16),
 )  # fmt: skip
 """Rows and columns of a thread block, larger ones first: of cuBLASLt's tiles (`cublasLtMatmulTile_t`) those that feed a
-tensor core well."""
-FEW = ((128, 64), (64, 64))
-"""The same where a block then has all columns, so that weights are read once."""
-NARROW = ((128, 16),)
-"""The same of kernels for a few vectors: they split K until all tiles have something to do."""
+tensor core well, and two for few columns."""
 RASTER = 8  # chosen: block rows that are gone through together, as CUTLASS's largest swizzle
-DRAW = Fraction(7, 8)  # chosen: of the bandwidth of a DMA engine and of memory, what the library counts on
-FILL = 3000  # chosen: cycles until a kernel's first block is under way, and from the last to its end
+DRAW = 3 / 4  # chosen: of the bandwidth of a DMA engine, what the library counts on
+STREAM = 7 / 8  # chosen: the same of memory
 SHORTEST = 512  # chosen: elements along K of a split, at least
 WAVES = 3  # chosen: waves of blocks that are simulated; more are told by these
 
@@ -48,19 +45,20 @@ WAVES = 3  # chosen: waves of blocks that are simulated; more are told by these
 class Generation:
     """Kernels of a kind: blocks of a cluster, bytes along K of a step, how many steps are under way at most.
 
-    longest: steps that are simulated; more are told by these.
+    longest: steps that are simulated; more are told by these. synchronous: as of `Kernel`.
     """
 
     cluster: int
     step: int
     stages: int
     longest: int
+    synchronous: bool = False
 
 
 HOPPER = Generation(2, 256, 3, 8)
 """nvjet and CUTLASS 3, in clusters of two. Two steps are taken as one: a step is a row of 128 B of the swizzled layouts
 that `wgmma` reads, but several are under way, and memory sees those that lie side by side together."""
-AMPERE = Generation(1, 64, 2, 16)
+AMPERE = Generation(1, 64, 2, 16, synchronous=True)
 """CUTLASS 2, without clusters; chosen: of its stages one is read, and one on its way."""
 
 
@@ -84,10 +82,16 @@ class Product:
             transpose_a=not self.straight, transpose_b=True,
         )  # fmt: skip
 
-    @property
-    def generation(self) -> Generation:
-        """Of its kernel: the library multiplies int8 with instructions of the generation before."""
-        return AMPERE if self.dtype == "int8" else HOPPER
+    def generation(self, machine: Machine) -> Generation:
+        """Of its kernel. Arrays that multiply fp8 came with asynchronous instructions and clusters.
+
+        The library multiplies int8 with instructions of the generation before also there.
+        """
+        return HOPPER if "fp8_e4m3" in machine.matrix.macs_per_cell and self.dtype != "int8" else AMPERE
+
+    def seen(self, machine: Machine) -> Machine:
+        """A machine as its kernel sees it."""
+        return machine.synchronous if self.generation(machine).synchronous else machine
 
     @property
     def entries(self) -> int:
@@ -114,6 +118,10 @@ class Choice:
         down, across = self.down * self.rows, self.across * self.columns
         return ceil_div(product.rows, down), ceil_div(product.columns, across)
 
+    def covered(self, product: Product) -> int:
+        """Results of all clusters, with those that hang over."""
+        return prod(self.clusters(product)) * self.down * self.rows * self.across * self.columns
+
     def at_once(self, machine: Machine) -> int:
         """Clusters that all tiles work on."""
         return machine.tiles.count // (self.down * self.across)
@@ -125,23 +133,28 @@ class Choice:
     def mapping(self, product: Product, machine: Machine) -> Mapping:
         """With as many stages as the SRAM holds."""
         clusters = self.splits * product.entries * prod(self.clusters(product))
-        stages, deep = product.generation.stages, product.generation.step * 8 // DTYPE_BITS[product.dtype]
+        generation = product.generation(machine)
+        deep = generation.step * 8 // DTYPE_BITS[product.dtype]
         one = Mapping(
             self.down, self.across, self.rows, self.columns, deep, grid_batch=min(clusters, self.at_once(machine)),
             raster=RASTER,
         )  # fmt: skip
         problem = product.operator.problem
-        held = machine.sram.capacity_bytes // product.bytes_of((self.rows + self.columns) * deep)
         fitting = (
             each
-            for each in range(min(stages, held), 2, -1)
+            for each in range(min(generation.stages, self.held(product, machine)), 2, -1)
             if evolve(one, slots=each).sram_bytes(problem) <= machine.tile_bytes
         )
         return evolve(one, slots=next(fitting, 2))
 
-    def sram_bytes(self, product: Product, machine: Machine) -> int:
-        """Of a tile."""
-        return self.mapping(product, machine).sram_bytes(product.operator.problem)
+    def held(self, product: Product, machine: Machine) -> int:
+        """Steps whose factors the SRAM holds beside each other."""
+        return machine.sram.capacity_bytes // ((self.rows + self.columns) * product.generation(machine).step)
+
+    def fits(self, product: Product, machine: Machine) -> bool:
+        """Whether factors of two steps are in the SRAM, and sums behind it."""
+        needed = self.mapping(product, machine).sram_bytes(product.operator.problem)
+        return self.held(product, machine) >= 2 and needed <= machine.tile_bytes
 
 
 def gemm_kernels(
@@ -150,12 +163,11 @@ def gemm_kernels(
 ) -> tuple[Kernel, ...]:  # fmt: skip
     """The launches of a[m, k] times b, which is [n, k] (or, not transposed, [k, n]), `batch` times (0: once).
 
-    dtype: as rows of measurements have it; fp8 is e4m3. out_dtype: "" for bf16, or for dtype if that is fp16, and
-    int32 of int8. Raises UserError for a dtype that the machine cannot multiply.
+    out_dtype: "" for bf16, or for dtype if that is fp16, and int32 of int8.
+    Raises UserError for a dtype that the machine cannot multiply.
     """
-    factor = "fp8_e4m3" if dtype == "fp8" else dtype
     out = out_dtype or {"int8": "int32", "fp16": "fp16"}.get(dtype, "bf16")
-    product = Product(n, m, k, factor, out, batch, transpose_b)
+    product = Product(n, m, k, dtype, out, batch, transpose_b)
     choice = _choose(product, machine)
     if choice.splits == 1:
         return (_launch(product, choice, machine),)
@@ -172,46 +184,48 @@ def _added_up(product: Product, splits: int) -> Kernel:
 
 
 def _choose(product: Product, machine: Machine) -> Choice:
-    """The block size and splits of K of the least estimated time; of equal ones the first, which has larger blocks.
+    """The block size and splits of K of the least estimated time; of equal ones that which hangs over least.
 
     Raises UserError where no block fits into the SRAM.
     """
-    room = machine.tile_bytes
-    fitting = [each for each in _choices(product, machine) if each.sram_bytes(product, machine) <= room]
+    fitting = [each for each in _choices(product, machine) if each.fits(product, machine)]
     if not fitting:
-        raise UserError("no block of this GEMM fits into the SRAM of a tile", where=machine.name, found=f"{room} bytes")
-    return min(fitting, key=lambda choice: _estimate(product, choice, machine))
+        found = f"{machine.sram.capacity_bytes} bytes"
+        raise UserError("no block of this GEMM fits into the SRAM of a tile", where=machine.name, found=found)
+    seen = product.seen(machine)
+    return min(fitting, key=lambda choice: (_estimate(product, choice, seen), choice.covered(product)))
 
 
 def _choices(product: Product, machine: Machine) -> Iterator[Choice]:
     """Each block size, with K whole, and in as many splits as give all tiles something to do."""
-    narrow, few = (product.columns <= blocks[0][1] for blocks in (NARROW, FEW))
-    splittable = not product.batch and DTYPE_BITS[product.dtype] > 8
-    for rows, columns in NARROW if narrow else FEW if few else BLOCKS:
-        down = product.generation.cluster if product.rows > rows else 1
-        across = product.generation.cluster if down == 1 and product.columns > columns else 1
+    cluster = product.generation(machine).cluster
+    for rows, columns in BLOCKS:
+        down = cluster if product.rows > rows else 1
+        across = cluster if down == 1 and product.columns > columns else 1
         whole = Choice(rows, columns, 1, down, across)
+        yield whole
         splits = min(whole.at_once(machine) // prod(whole.clusters(product)), product.k // SHORTEST)
-        if splittable and splits > 1:
+        if splits > 1 and not product.batch:
             yield evolve(whole, splits=splits)
-        if not (splittable and splits > 1 and narrow):
-            yield whole
 
 
 def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
-    """Cycles: waves of blocks, each as long as the array or its loads take, or all that comes from memory."""
-    deep = ceil_div(product.k, choice.splits)
-    high, wide = min(choice.rows, product.rows), min(choice.columns, product.columns)
-    loads = product.bytes_of((high + wide) * deep) / (DRAW * machine.dma.bytes_per_cycle)
-    block = max(matmul_timer(machine, product.dtype)(high, wide, deep)[0], float(loads))
-    sums = product.entries * product.rows * product.columns
-    moved = product.entries * product.bytes_of((product.rows + product.columns) * product.k)
-    rate = float(DRAW * machine.hbm.attainable_bytes_per_cycle)
+    """Cycles: waves of blocks, each as long as the array or its loads take, or all that comes from memory.
+
+    Blocks count as whole, also those that hang over. Sums of splits are written and read once more, by a second kernel.
+    """
+    rows, columns, deep = choice.rows, choice.columns, ceil_div(product.k, choice.splits)
+    draw, rate = float(machine.dma.bytes_per_cycle), STREAM * float(machine.hbm.attainable_bytes_per_cycle)
+    loads = product.bytes_of((rows + columns) * deep) / (DRAW * draw)
     out = DTYPE_BITS[product.out_dtype] / 8
-    finish = high * wide * (out + 4) / float(machine.dma.bytes_per_cycle)  # sums out of registers, and on their way
-    cycles = max(choice.waves(product, machine) * (block + finish), (moved + sums * out) / rate) + FILL
+    finish = rows * columns * (out + 4) / draw  # sums out of registers, and on their way
+    block = max(matmul_timer(machine, product.dtype)(rows, columns, deep)[0], loads) + finish
+    sums = product.entries * product.rows * product.columns
+    moved = product.entries * product.bytes_of((product.rows + product.columns) * product.k) + sums * out
+    cycles = max(choice.waves(product, machine) * block, moved / rate)
     if choice.splits > 1:
-        cycles += machine.front_end.launch_cycles + 2 * FILL + sums * (8 * choice.splits + out) / rate
+        begin = machine.front_end.launch_cycles + machine.front_end.load_cycles
+        cycles += begin + sums * (8 * choice.splits + out) / rate
     return cycles
 
 
@@ -221,13 +235,14 @@ def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
 def _launch(product: Product, choice: Choice, machine: Machine) -> Kernel:
     """One launch, with the less of what is alike: steps along K, waves of blocks."""
     mapping, waves = choice.mapping(product, machine), choice.waves(product, machine)
-    options: dict[str, Any] = {"mapping": mapping, "synchronous": product.generation == AMPERE}
+    generation = product.generation(machine)
+    options: dict[str, Any] = {"mapping": mapping, "synchronous": generation.synchronous}
 
     def deep(of: Product, steps: int) -> Operator:
         return evolve(of, k=min(steps * mapping.block_k, product.k)).operator
 
     steps = ceil_div(product.k, mapping.block_k)
-    longest = product.generation.longest
+    longest = generation.longest
     if steps <= longest:
         if waves <= WAVES:
             return Kernel(product.operator, **options)
@@ -257,12 +272,16 @@ def _divisor(number: int, most: int) -> int:
     return max(each for each in range(1, most + 1) if number % each == 0)
 
 
+def _kernels(row: Row, machine: Machine) -> tuple[Kernel, ...]:
+    m, n, k = (row.size(name) for name in "MNK")
+    return gemm_kernels(m, n, k, row.typed(DTYPE_GROUPS["factor"]), machine=machine)
+
+
 RECIPES = (
     Recipe(
         "gemm", "gemm", "out = a @ w.T of the vendor's library",
         "one launch of dealt blocks; where these are few and K is long, K is split and a second launch adds up",
         "cuBLAS library documentation (heuristics, cublasLtMatmulTile_t, split-K with a reduction kernel)",
-        lambda row: True,
-        lambda row, machine: gemm_kernels(row.size("M"), row.size("N"), row.size("K"), row.dtype, machine=machine),
+        lambda row: True, _kernels,
     ),
 )  # fmt: skip
