@@ -59,10 +59,9 @@ def command(
     scored); overhead_us, added to the prediction. All others are passed through. A recipe (--recipes) says which
     kernels a row runs as; each is lowered and simulated, and none knows what was measured.
 
-    Prints a table by family, in which `all` is every family but `model`, the decoders; and the ten rows that are
-    furthest off, with what the cycles of their longest kernel went to, in the mean over the units of a kind. Writes
-    the rows and a plot (by default both into kpusim-out/). A row that no recipe applies to, or that the
-    machine cannot run, has no prediction; the others do. Exits with 1 if there is one.
+    Prints a table by family, in which `all` is every family but `model`, the decoders; and the ten rows furthest off,
+    with what the cycles of their longest kernel went to, in the mean over the units of a kind. Writes the rows and a
+    plot (by default both into kpusim-out/). Exits with 1 if a row cannot run; the others are predicted all the same.
 
     \b
     JSON: machine, csv, plot, all: {rows, mape_percent, median_percent, spearman}, families: {family: {as all}},
@@ -72,7 +71,6 @@ def command(
 
     \b
     Examples:
-      kpusim validate h200_public.csv
       kpusim validate h200_public.csv --family gemm --set hbm.bandwidth="640 GB/s"
       kpusim validate mine.csv -m mine.toml -o mine-predicted.csv --plot mine.png
       kpusim validate --recipes
@@ -83,16 +81,22 @@ def command(
     if truth is None:
         raise click.UsageError("Give a file of measurements, or --recipes.")
     from kpusim.machine import load_machine
-    from kpusim.report.picture import check_picture
     from kpusim.validate.truth import read_truth
 
     loaded = load_machine(machine, sets)
     output = output or OUTPUT / f"{truth.stem}.{loaded.name}.csv"
     plot = plot or OUTPUT / f"{truth.stem}.{loaded.name}.svg"
+    _check(output, plot, truth, machine)
+    _tell(_held(_only(read_truth(truth), families), loaded, jobs, output, plot), output, plot, as_json)
+
+
+def _check(output: Path, plot: Path, truth: Path, machine: str) -> None:
+    """Raises UserError where what is written would replace what is read, or is no kind of picture."""
+    from kpusim.report.picture import check_picture
+
     keep(output, plot, truth, machine)
     keep(plot, truth, machine)
     check_picture(plot, "--plot")
-    _tell(_held(_only(read_truth(truth), families), loaded, jobs, output, plot), output, plot, as_json)
 
 
 def _tell(found: Validation, output: Path, plot: Path, as_json: bool) -> None:
