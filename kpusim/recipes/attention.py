@@ -305,7 +305,7 @@ RECIPES = (
         "attention",
         "products, scaling, softmax, products and a copy, through memory",
         "five launches: what a framework does with each operator by itself",
-        "the measurements' account of them",
+        "tests/data/README.md: backend unfused, five kernels",
         partial(_backend, "unfused"),
         _kernels,
     ),
