@@ -70,9 +70,9 @@ DATASHEET = "the peak rate of the datasheet"
 FEW = "what the CUDA programming guide has for the arithmetic alone"
 NONE = "none is published"
 CONSTANTS = (
-    Constant(("front_end.launch",), "{} us", (0, 2), 0, NONE),
-    Constant(("front_end.load",), "{} us", (0, 1.5), 0, NONE),
-    Constant(("front_end.host",), "{} us", (0, 15), 0, NONE),
+    Constant(("front_end.launch",), "{:.3g} us", (0, 2), 0, NONE),
+    Constant(("front_end.load",), "{:.3g} us", (0, 1.5), 0, NONE),
+    Constant(("front_end.host",), "{:.3g} us", (0, 15), 0, NONE),
     Constant(("matrix.sustained.bf16", "matrix.sustained.fp16"), "{:d}/40", (26, 40), 40, DATASHEET, ("matrix",)),
     Constant(
         ("matrix.sustained.fp8_e4m3", "matrix.sustained.fp8_e5m2"), "{:d}/40", (22, 40), 40, DATASHEET,
@@ -81,9 +81,9 @@ CONSTANTS = (
     Constant(("matrix.sustained.int8",), "{:d}/40", (16, 40), 40, DATASHEET, ("matrix", "int8")),
     Constant(("matrix.synchronous",), "{:d}/40", (24, 40), 40, DATASHEET, ("matrix",)),
     Constant(("hbm.queue",), "{:d}", (64, 512), 64, "writes that gem5's controllers keep (src/mem/MemInterface.py)"),
-    Constant(("hbm.four_activates",), "{} ns", (15, 25), 15, "Ramulator 2's of HBM3 (HBM3_16Gb_8hi)"),
+    Constant(("hbm.four_activates",), "{:.3g} ns", (15, 25), 15, "Ramulator 2's of HBM3 (HBM3_16Gb_8hi)"),
     Constant(("dma.outstanding",), "{:d} KiB", (32, 128), 32, "2048 threads with the widest access, 16 B, each"),
-    Constant(("dma.walk",), "{} us", (0, 3), 0, NONE, ("gather",)),
+    Constant(("dma.walk",), "{:.3g} us", (0, 3), 0, NONE, ("gather",)),
     Constant(("vector.startup",), "{:d} cycles", (29, 128), 29, "a trip through the memory of an SM", ("vector",)),
     Constant(
         ("vector.fill",), "{:d}", (512, 6144), 512,
