@@ -208,8 +208,8 @@ def test_a_slice_of_a_machine_has_its_share_of_everything():
     assert share.tiles.count * 4 == H200.tiles.count
     assert share.hbm.attainable_bytes_per_cycle * 4 == H200.hbm.attainable_bytes_per_cycle
     assert share.shared.capacity_bytes * 4 == H200.shared.capacity_bytes
-    assert slices_for(H200, 132) == 4
-    assert slices_for(H200, 131) == 1  # a tile has none
+    assert slices_for(H200, 67) == 4
+    assert slices_for(H200, 66) == 1  # half of the tiles have none
     assert slices_for(evolve(H200, tiles=evolve(H200.tiles, columns=7)), 1000) == 1
 
 

@@ -41,9 +41,9 @@ def shared_among(machine: Machine, resident: int) -> Machine:
 def slices_for(machine: Machine, blocks: int) -> int:
     """Equal slices of a machine, of which one tells the time of all with its share of so many thread blocks alike.
 
-    One where some tiles would have no block: those that have one have more than their share of what serves all.
+    One where half of the tiles or more have no block: of so few, a share that is rounded up is too large a one.
     """
-    if blocks < machine.tiles.count:
+    if 2 * blocks <= machine.tiles.count:
         return 1
     columns, channels = machine.tiles.columns, machine.hbm.channels
     return max(slices for slices in range(1, SLICES + 1) if not (columns % slices or channels % slices))

@@ -31,7 +31,7 @@ def gather_kernels(n: int, width: int, table_rows: int, dtype: str, machine: Mac
     rows = min(room // columns, BLOCK_ROWS)
     blocks, listed = ceil(n * pieces / rows), n * pieces
     slices = slices_for(machine, blocks)
-    lanes = min(slice_of(machine, slices).tiles.count, blocks)
+    lanes = min(slice_of(machine, slices).tiles.count, ceil(blocks / slices))
 
     def make(count: int) -> Gather:
         return Gather(ceil(table_rows * pieces / slices), columns, count, dtype=dtype, index_dtype="int64")
