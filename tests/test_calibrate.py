@@ -88,8 +88,9 @@ def test_what_a_constant_is_not_said_to_matter_to_does_not_move(constant, known)
 
 
 def test_traits_of_a_run(known):
-    gemm, *_, gather = KERNELS
+    gemm, *_, softmax, gather = KERNELS
     assert traits(gemm, known[gemm]) == {"matrix", "vector", "dma", "gemm", "bf16"}
+    assert traits(softmax, known[softmax]) == {"vector", "dma", "softmax", "rowwise", "bf16"}
     assert traits(gather, known[gather]) == {"dma", "gather", "bf16"}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from kpusim.machine import machine_file
+from kpusim.operators.rowwise import Rowwise
 from kpusim.recipes.kernel import Kernel
 from kpusim.validate.predict import Timed
 
@@ -61,9 +62,10 @@ class Constant:
 
 
 def traits(run: Kernel, timed: Timed) -> set[str]:
-    """The kinds of units that a run used, the family of its operator, and its dtype."""
-    units = {what.partition(" ")[0] for what in timed.breakdown}
-    return {*units, run.operator.family, getattr(run.operator, "dtype", "")} if run.operator else units
+    """The kinds of units that a run used, the family of its operator, whether that works on rows, and its dtype."""
+    units, operator = {what.partition(" ")[0] for what in timed.breakdown}, run.operator
+    found = {*units, operator.family, getattr(operator, "dtype", "")} if operator else units
+    return found | {"rowwise"} if isinstance(operator, Rowwise) else found
 
 
 DATASHEET = "the peak rate of the datasheet"
@@ -92,6 +94,6 @@ CONSTANTS = (
     Constant(
         tuple(f"vector.lane_cycles.{name}" for name in ("add", "mul", "move")), "{:d}", (1, 8), 1, FEW, ("vector",)
     ),
-    Constant(("vector.lane_cycles.reduce",), "{:d}", (2, 9), 2, FEW, ("vector",)),
+    Constant(("vector.lane_cycles.reduce",), "{:d}", (2, 9), 2, FEW, ("rowwise",)),
 )  # fmt: skip
 """The constants, few and physical; what each means is in docs/machine.md."""
