@@ -58,8 +58,10 @@ class Generation:
 HOPPER = Generation(2, 256, 3, 8)
 """nvjet and CUTLASS 3, in clusters of two. Two steps are taken as one: a step is a row of 128 B of the swizzled layouts
 that `wgmma` reads, but several are under way, and memory sees those that lie side by side together."""
-AMPERE = Generation(1, 64, 2, 16, synchronous=True)
-"""CUTLASS 2, without clusters; chosen: of its stages one is read, and one on its way."""
+AMPERE = Generation(1, 64, 5, 16, synchronous=True)
+"""CUTLASS 2, without clusters; stages as in the library's names of kernels, ..._128x128_ldg8_f2f_stages_32x5_tn."""
+OLDER = evolve(AMPERE, stages=2)
+"""The same where the library has newer kernels, but not of this dtype; chosen: one stage is read, one on its way."""
 
 
 @frozen
@@ -87,7 +89,9 @@ class Product:
 
         The library multiplies int8 with instructions of the generation before also there.
         """
-        return HOPPER if "fp8_e4m3" in machine.matrix.macs_per_cell and self.dtype != "int8" else AMPERE
+        if "fp8_e4m3" not in machine.matrix.macs_per_cell:
+            return AMPERE
+        return OLDER if self.dtype == "int8" else HOPPER
 
     def seen(self, machine: Machine) -> Machine:
         """A machine as its kernel sees it."""
