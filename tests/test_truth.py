@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kpusim.errors import UserError
+from kpusim.recipes.row import Row
 from kpusim.validate.score import score, spearman
 from kpusim.validate.truth import read_truth, write_predictions
 
@@ -139,3 +140,46 @@ def test_files_that_are_none(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             read_truth(path)
+
+
+# --- what is ignored --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("US", "us"),
+        ("us_", "us"),
+        ("overhead", "overhead_us"),
+        ("overheads_us", "overhead_us"),
+        ("us_min", None),
+        ("note", None),
+    ],
+)
+def test_columns_spelt_like_those_that_are_read(file, column, meant):
+    notes = read_truth(file(f"family,params,dtype,{column}", f"launch,{GRAPH},bf16,1")).notes
+    assert [f"did you mean {meant!r}?" in note for note in notes] == ([True] if meant else [])
+
+
+def test_columns_that_are_there_are_not_meant_by_others(file):
+    assert read_truth(file("family,params,dtype,us,US,overhead_us,overhead", f"launch,{GRAPH},bf16,1,,2,")).notes == []
+
+
+def test_a_parameter_stands_there_once(file):
+    with pytest.raises(UserError, match="'M' stands there twice"):
+        read_truth(file("family,params,dtype", '"gemm","{""M"": 1, ""M"": 2}",bf16'))
+
+
+def test_parameters_that_nobody_asks_for_are_told():
+    row = Row("attention", {"casual": 1, "Sq": 8, "scale": 2}, where="a.csv:2")
+    assert not row.flag("causal") and row.size("Sq") == 8
+    assert row.notes == [
+        "a.csv:2: params.casual: nothing here knows it, it is ignored; did you mean 'causal'?",
+        "a.csv:2: params.scale: nothing here knows it, it is ignored",
+    ]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**31, 10**26, 1.5, True, None])
+def test_sizes_that_cannot_be(size):
+    with pytest.raises(UserError, match="params.M: (cannot be|missing)"):
+        Row("gemm", {"M": size}).size("M")

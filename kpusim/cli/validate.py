@@ -107,6 +107,8 @@ def _tell(found: Validation, output: Path, plot: Path, as_json: bool) -> None:
     else:
         _print(found)
         click.echo(f"Rows: {output}\nPlot: {plot}")
+    for note in found.notes:
+        click.echo(f"Note: {note}", err=True)
     for error in found.refused.values():
         click.echo(f"Error: {error}", err=True)
     if found.refused:
@@ -115,6 +117,8 @@ def _tell(found: Validation, output: Path, plot: Path, as_json: bool) -> None:
 
 def _held(rows: Truth, machine: Machine, jobs: int | None, output: Path, plot: Path) -> Validation:
     """Simulates, and writes both files."""
+    from attrs import evolve
+
     from kpusim.files import atomic_path
     from kpusim.processes import cores
     from kpusim.validate.scatter import draw_scatter
@@ -129,7 +133,7 @@ def _held(rows: Truth, machine: Machine, jobs: int | None, output: Path, plot: P
         with table.open("w", encoding="utf-8", newline="") as file:
             write_predictions(rows, [predicted.get(each.line) for each in rows.rows], file)
         draw_scatter(found, drawn, plot.suffix.lower())
-    return found
+    return evolve(found, notes=(*rows.notes, *found.notes))
 
 
 def _only(truth: Truth, families: Sequence[str]) -> Truth:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -19,6 +20,7 @@ from kpusim.recipes.table import FAMILIES
 __all__ = ["PREDICTED", "Measured", "Truth", "read_truth", "write_predictions"]
 
 NEEDED = ("family", "params", "dtype")
+SPELT = 0.75  # share of letters in common; chosen: "overhead" is meant for overhead_us, "launches" is not
 US, OVERHEAD, PREDICTED = "us", "overhead_us", "predicted_us"
 DTYPES = ("fp8", *DTYPE_BITS)  # files of measurements say fp8 without its kind
 
@@ -43,6 +45,13 @@ class Truth:
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Measured, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of columns that are passed on but look like those that are read."""
+        read = [name for name in (US, OVERHEAD) if name not in self.columns]
+        near = ((column, _meant(column, read)) for column in self.columns)
+        return [f"{self.path}: column {column!r} is not read; did you mean {name!r}?" for column, name in near if name]
 
 
 def read_truth(path: Path) -> Truth:
@@ -89,6 +98,16 @@ def _records(path: Path, file: IO[str]) -> Iterator[tuple[int, tuple[str, ...]]]
         raise UserError(f"is no CSV: {error}", where=f"{path}:{line}") from error
     if not seen:
         raise UserError("is empty", where=str(path), allowed=f"a header with {', '.join((*NEEDED, US))}, and rows")
+
+
+def _meant(column: str, names: Sequence[str]) -> str | None:
+    """The name that a column is spelt almost like: other letter case or signs, or, of a long one, another letter."""
+    bare = "".join(filter(str.isalnum, column)).lower()
+    for name in names:
+        plain = name.replace("_", "")
+        if bare == plain or (len(plain) > 5 and SequenceMatcher(None, bare, plain).ratio() > SPELT):
+            return name
+    return None
 
 
 def _check_columns(where: str, columns: Sequence[str]) -> None:
@@ -140,10 +159,20 @@ def _params(where: str, text: str) -> dict[str, object]:
 
     allowed = 'an object such as {"M": 256, "N": 256, "K": 256}'
     try:
-        found = json.loads(text, parse_constant=refuse)
+        found = json.loads(text, parse_constant=refuse, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise UserError(f"not JSON ({reason})", where=where, found=text, allowed=allowed) from error
     if not isinstance(found, dict):
         raise UserError("not JSON's object", where=where, found=text, allowed=allowed)
+    return found
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON. Raises ValueError for a name that stands there twice."""
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands there twice")
+        found[name] = value
     return found

@@ -71,11 +71,12 @@ class Held:
 
 @frozen(slots=False)
 class Validation:
-    """Rows held against a machine. refused: those that it cannot run, by line, and why."""
+    """Rows held against a machine. refused: those that it cannot run, by line, and why. notes: what was ignored."""
 
     machine: str
     rows: tuple[Held, ...]
     refused: Mapping[int, UserError]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def scored(self) -> tuple[Held, ...]:
@@ -152,7 +153,8 @@ class Question:
                 refused[measured.line] = measured.row.refused(each)
             else:
                 held.append(Held(measured, each))
-        return Validation(self.machine.name, tuple(held), refused)
+        notes = tuple(note for each in held for note in each.measured.row.notes)
+        return Validation(self.machine.name, tuple(held), refused, notes)
 
 
 def _launches(row: Row, machine: Machine) -> Launches | UserError:
