@@ -57,7 +57,9 @@ class Surface:
 
     @staticmethod
     def _at(constant: Constant, table: Values, value: float) -> Values:
-        return np.array([np.interp(value, constant.values, column) for column in table.T])
+        place = float(np.interp(value, constant.values, np.arange(len(constant.values))))
+        below = min(int(place), len(constant.values) - 2)
+        return np.asarray(table[below] + (place - below) * (table[below + 1] - table[below]))
 
 
 def error(predicted: Values, measured: Values, families: npt.NDArray[np.str_]) -> float:
