@@ -151,12 +151,12 @@ def test_more_takes_longer(kind):
 ])  # fmt: skip
 def test_against_measurements(kind, rows, dim, measured):
     """Of an H200, tests/data/h200_public.csv; far within what a bare roofline is off (46 %)."""
-    assert us(kind, rows, dim) == pytest.approx(measured, rel=0.2)
+    assert us(kind, rows, dim) == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"kind": "batch"}, "row: params.kind: cannot be; found 'batch'; allowed: layernorm"),
-    ({"rows": 0}, "row: params.rows: cannot be; found 0; allowed: a whole number of at least 1"),
+    ({"rows": 0}, "row: params.rows: cannot be; found 0; allowed: a whole number from 1 to 2,147,483,647"),
     ({"dim": None}, "row: params.dim: missing"),
 ])  # fmt: skip
 def test_impossible_parameters(changed, message):

@@ -60,7 +60,8 @@ What no public source gives is fitted to these rows, and to nothing else: {count
 machine file with a meaning of its own ([machine.md](machine.md)). `python -m kpusim.validate.calibrate
 tests/data/h200_public.csv -o docs/calibration.json` does it: each constant is simulated at a few values, and the mean
 over families of their mean error is brought to its least, decoders not among them. *Public* is what specifications
-alone would give; *fitted* what that procedure finds; *in the file* what predictions use: set by hand, in round numbers.
+alone would give; *fitted* what that procedure finds; *in the file* what predictions use: that in round numbers, but for
+`front_end.load`, which is set to decoders, where kernels alternate most.
 """
 
 LEFT_OUT = """
