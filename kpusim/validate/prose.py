@@ -60,14 +60,15 @@ What no public source gives is fitted to these rows, and to nothing else: {count
 machine file with a meaning of its own ([machine.md](machine.md)). `python -m kpusim.validate.calibrate
 tests/data/h200_public.csv -o docs/calibration.json` does it: each constant is simulated at a few values, and the mean
 over families of their mean error is brought to its least, decoders not among them. *Public* is what specifications
-alone would give; *fitted* what that procedure finds; *in the file* what predictions use: that in round numbers, but for
-`front_end.load`, which is set to decoders, where kernels alternate most.
+alone would give; *fitted* what that procedure finds; *in the file* what predictions use: that in round numbers where it
+moves the mean, but for `front_end.load`, which is set to decoders, where kernels alternate most.
 """
 
 LEFT_OUT = """
 Mean errors with none of them (all constants as public), with those of the machine file, and of rows left out: the
 constants are fitted to all other families, or to all rows of other lengths. A constant that only the family left out
-tells of is then as public. Decoders are in no fit; neither are they among the rows by length.
+tells of is then as public. Decoders are in no fit (but see `front_end.load` above); neither are they
+among the rows by length.
 """
 
 ORIGINS = """\
