@@ -58,9 +58,10 @@ class Generation:
 HOPPER = Generation(2, 256, 3, 8)
 """nvjet and CUTLASS 3, in clusters of two. Two steps are taken as one: a step is a row of 128 B of the swizzled layouts
 that `wgmma` reads, but several are under way, and memory sees those that lie side by side together."""
-AMPERE = Generation(1, 64, 5, 16, synchronous=True)
-"""CUTLASS 2, without clusters; stages as in the library's names of kernels, ..._128x128_ldg8_f2f_stages_32x5_tn."""
-OLDER = evolve(AMPERE, stages=2)
+AMPERE = Generation(1, 128, 3, 8, synchronous=True)
+"""CUTLASS 2, without clusters; in the library's names of kernels, ..._128x128_ldg8_f2f_stages_32x5_tn, five stages of 64 B,
+of which two are taken as one here, too."""
+OLDER = Generation(1, 64, 2, 16, synchronous=True)
 """The same where the library has newer kernels, but not of this dtype; chosen: one stage is read, one on its way."""
 
 
@@ -228,8 +229,7 @@ def _estimate(product: Product, choice: Choice, machine: Machine) -> float:
     moved = product.entries * product.bytes_of((product.rows + product.columns) * product.k) + sums * out
     cycles = max(choice.waves(product, machine) * block, moved / rate)
     if choice.splits > 1:
-        begin = machine.front_end.launch_cycles + machine.front_end.load_cycles
-        cycles += begin + sums * (8 * choice.splits + out) / rate
+        cycles += machine.front_end.launch_cycles + sums * (8 * choice.splits + out) / rate
     return cycles
 
 
