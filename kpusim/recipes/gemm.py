@@ -59,8 +59,8 @@ HOPPER = Generation(2, 256, 3, 8)
 """nvjet and CUTLASS 3, in clusters of two. Two steps are taken as one: a step is a row of 128 B of the swizzled layouts
 that `wgmma` reads, but several are under way, and memory sees those that lie side by side together."""
 AMPERE = Generation(1, 128, 3, 8, synchronous=True)
-"""CUTLASS 2, without clusters; five stages of 64 B in the library's names of kernels, ..._ldg8_f2f_stages_32x5_tn, of which
-two are taken as one here, too."""
+"""CUTLASS 2, without clusters: five stages of 64 B in the library's names of kernels (..._ldg8_f2f_stages_32x5_tn), of
+which two are taken as one here, too."""
 OLDER = Generation(1, 64, 2, 16, synchronous=True)
 """The same where the library has newer kernels, but not of this dtype; chosen: one stage is read, one on its way."""
 
