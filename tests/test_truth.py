@@ -16,18 +16,6 @@ PUBLIC = Path(__file__).parent / "data" / "h200_public.csv"
 GRAPH, EAGER = '"{""kind"": ""graph"", ""n"": 9}"', '"{""kind"": ""eager"", ""n"": 9}"'
 
 
-@pytest.fixture
-def file(tmp_path):
-    """Writes text to a file."""
-
-    def write(*lines, text=None):
-        path = tmp_path / "truth.csv"
-        path.write_bytes(("\n".join(lines) + "\n" if text is None else text).encode())
-        return path
-
-    return write
-
-
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 

@@ -73,18 +73,6 @@ def us(*launches):
 TWO = us(4, 4, 4, 8) + 4 * LOAD  # what the row "two" of toys takes: each launch behind one of the other kernel
 
 
-@pytest.fixture
-def file(tmp_path):
-    """Writes lines to a file."""
-
-    def write(*lines, text=None):
-        path = tmp_path / "truth.csv"
-        path.write_bytes(("\n".join(lines) + "\n" if text is None else text).encode())
-        return path
-
-    return write
-
-
 def toy_lines(*rows):
     return "family,params,dtype,us", *(f'{family},"{{""kind"": ""{kind}""}}",bf16,{us}' for family, kind, us in rows)
 
